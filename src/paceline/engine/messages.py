@@ -1,0 +1,115 @@
+"""What crosses the boundary between whoever holds the client's text (server, ``LLM``) and the engine.
+
+Plain msgspec structs: the engine may run in this process or in its own, behind a ZeroMQ socket.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from paceline.sampling.params import SamplingParams
+
+FinishReason = Literal["stop", "length", "abort", "error"]
+LatencyClass = Literal["interactive", "batch"]
+
+
+class Request(msgspec.Struct, kw_only=True, omit_defaults=True, tag=True):
+    """What the client asked, in tokens. ``params.n`` sequences are made from one prompt.
+
+    ``params.seed`` is always set here (whoever creates the request draws one when the client gave none), so that a
+    resubmitted request continues its random stream. ``outputs[i]`` are tokens that sequence ``i`` already has: a
+    request resubmitted after an engine restart goes on behind them; ``finished[i]`` marks sequences not to resume.
+    """
+
+    request_id: str
+    prompt_ids: list[int]
+    params: SamplingParams
+    arrival_time: float  # time.time(), seconds
+    adapter: str | None = None
+    priority: int = 0  # lower is served first
+    latency_class: LatencyClass = "interactive"
+    outputs: list[list[int]] = msgspec.field(default_factory=list)
+    finished: list[bool] = msgspec.field(default_factory=list)
+
+
+class Abort(msgspec.Struct, kw_only=True, omit_defaults=True, tag=True):
+    """The client is gone, or a stop string ended sequence ``index`` (None: all sequences of the request)."""
+
+    request_id: str
+    index: int | None = None
+
+
+class TokenLogprobs(msgspec.Struct, omit_defaults=True, array_like=True):
+    """Natural-log probabilities at one position: of the token that stands there, its rank (1 is the likeliest), and
+    the likeliest alternatives in descending order. They describe the model's raw distribution (before temperature,
+    penalties and truncation), as vLLM and OpenAI report them."""
+
+    token_id: int
+    logprob: float
+    rank: int
+    top_ids: list[int]
+    top_logprobs: list[float]
+
+
+class SequenceDelta(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """New tokens of one sequence from one step. ``finish_reason`` is set on the last one. A stop token (end of
+    sequence or one of ``stop_token_ids``) is included as the last of ``token_ids``, and named by ``stop_token``."""
+
+    request_id: str
+    index: int = 0
+    token_ids: list[int] = msgspec.field(default_factory=list)
+    logprobs: list[TokenLogprobs] | None = None  # one for each of token_ids, when asked for
+    prompt_logprobs: list[TokenLogprobs | None] | None = None  # once, complete; the first entry is None
+    finish_reason: FinishReason | None = None
+    stop_token: int | None = None
+    error: str | None = None  # with finish_reason "error"
+    num_cached_tokens: int = 0  # prompt tokens found in the prefix cache (first delta)
+    queue_time: float | None = None  # seconds from arrival to first being scheduled (first delta)
+
+
+class EngineStats(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """Gauges as of now and counters since the engine started; names as in the metrics."""
+
+    running: int = 0
+    waiting: int = 0
+    kv_blocks_total: int = 0
+    kv_blocks_used: int = 0
+    prefix_cache_queries: int = 0  # tokens looked up
+    prefix_cache_hits: int = 0  # tokens found
+    preemptions: int = 0
+    steps: int = 0
+    rows: int = 0  # tokens computed
+    step_seconds: float = 0.0
+    prompt_tokens: int = 0  # prompt tokens computed (not taken from the cache)
+    generation_tokens: int = 0
+    draft_tokens: int = 0
+    accepted_tokens: int = 0
+
+
+class StepReport(msgspec.Struct, kw_only=True, omit_defaults=True, tag=True):
+    """What the engine process sends after a step (or, with no deltas, when idle)."""
+
+    deltas: list[SequenceDelta]
+    stats: EngineStats | None = None
+    step_rows: int = 0  # rows of this step
+    step_time: float = 0.0  # seconds of this step
+
+
+class Choice(msgspec.Struct):
+    """One automatic choice, for the user to read at start."""
+
+    name: str
+    value: str
+    reason: str
+
+
+class EngineReady(msgspec.Struct, kw_only=True, tag=True):
+    """Sent once, when the engine process has loaded the model."""
+
+    model: str
+    context_length: int
+    vocab_size: int
+    max_queue: int
+    choices: list[Choice]
