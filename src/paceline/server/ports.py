@@ -1,0 +1,54 @@
+"""What the routes need from the rest: an engine, a tokenizer, and the text of a sequence.
+
+The routes are written against these protocols only, so that tests drive them with a scripted engine and the engine
+process can be replaced without touching HTTP code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Protocol
+
+from paceline.engine.messages import EngineReady, EngineStats, Request, SequenceDelta
+
+
+class EngineClient(Protocol):
+    """The engine, as seen from the server's event loop."""
+
+    @property
+    def ready(self) -> EngineReady | None:
+        """What the engine said when the model was loaded; None before."""
+
+    @property
+    def dead(self) -> str | None:
+        """Why the engine is gone for good; None while it lives (or is being restarted)."""
+
+    @property
+    def stats(self) -> EngineStats:
+        """The newest statistics that the engine sent."""
+
+    def generate(self, request: Request) -> AsyncIterator[SequenceDelta]:
+        """Deltas of all sequences of ``request`` until each has its ``finish_reason``. Closing the iterator early
+        aborts the request. Raises ``OverloadedError`` (queue full) or ``EngineDeadError`` at the first step."""
+
+    async def abort(self, request_id: str, index: int | None = None) -> None:
+        """Ends one sequence, or all of the request; unknown ids are ignored."""
+
+    async def close(self) -> None:
+        """Stops the engine process."""
+
+
+class Tokenizer(Protocol):
+    """The part of ``models.tokenizer`` that the server uses."""
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    @property
+    def eos_token_ids(self) -> Sequence[int]: ...
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]: ...
+
+    def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str: ...
+
+    def apply_chat_template(self, messages: list[dict[str, Any]], **options: Any) -> str: ...
