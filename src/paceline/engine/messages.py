@@ -9,6 +9,7 @@ from typing import Literal
 
 import msgspec
 
+from paceline.sampling.outputs import TokenLogprobs as TokenLogprobs
 from paceline.sampling.params import SamplingParams
 
 FinishReason = Literal["stop", "length", "abort", "error"]
@@ -39,18 +40,6 @@ class Abort(msgspec.Struct, kw_only=True, omit_defaults=True, tag=True):
 
     request_id: str
     index: int | None = None
-
-
-class TokenLogprobs(msgspec.Struct, omit_defaults=True, array_like=True):
-    """Natural-log probabilities at one position: of the token that stands there, its rank (1 is the likeliest), and
-    the likeliest alternatives in descending order. They describe the model's raw distribution (before temperature,
-    penalties and truncation), as vLLM and OpenAI report them."""
-
-    token_id: int
-    logprob: float
-    rank: int
-    top_ids: list[int]
-    top_logprobs: list[float]
 
 
 class SequenceDelta(msgspec.Struct, kw_only=True, omit_defaults=True):

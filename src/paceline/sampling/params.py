@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import msgspec
 
@@ -46,27 +45,27 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
 
     def validate(self, vocab_size: int | None = None) -> None:
         """Raises ``InvalidRequestError`` naming the parameter, its value and the limit."""
-        checks: list[tuple[str, Any, bool, str]] = [
-            ("n", self.n, 1 <= self.n <= MAX_SEQUENCES, f"must be between 1 and {MAX_SEQUENCES}"),
-            ("max_tokens", self.max_tokens, self.max_tokens is None or self.max_tokens >= 1, "must be at least 1"),
-            ("min_tokens", self.min_tokens, self.min_tokens >= 0, "must not be negative"),
-            ("temperature", self.temperature, 0.0 <= self.temperature <= 100.0, "must be between 0 and 100"),
-            ("top_p", self.top_p, 0.0 < self.top_p <= 1.0, "must be in (0, 1]"),
-            ("top_k", self.top_k, self.top_k >= -1, "must be -1, 0 (both: off) or positive"),
-            ("min_p", self.min_p, 0.0 <= self.min_p <= 1.0, "must be between 0 and 1"),
-            ("typical_p", self.typical_p, 0.0 < self.typical_p <= 1.0, "must be in (0, 1]"),
-            ("presence_penalty", self.presence_penalty, -2.0 <= self.presence_penalty <= 2.0, "must be between -2 and 2"),
-            ("frequency_penalty", self.frequency_penalty, -2.0 <= self.frequency_penalty <= 2.0, "must be between -2 and 2"),
-            ("repetition_penalty", self.repetition_penalty, 0.0 < self.repetition_penalty <= 100.0, "must be in (0, 100]"),
-            ("logprobs", self.logprobs, self.logprobs is None or 0 <= self.logprobs <= MAX_LOGPROBS, f"must be between 0 and {MAX_LOGPROBS}"),
-            ("prompt_logprobs", self.prompt_logprobs, self.prompt_logprobs is None or 0 <= self.prompt_logprobs <= MAX_LOGPROBS, f"must be between 0 and {MAX_LOGPROBS}"),
-            ("seed", self.seed, self.seed is None or -(2**63) <= self.seed < 2**64, "must fit in 64 bits"),
-            ("stop", self.stop, all(self.stop), "must not contain an empty string"),
-            ("bad_words", self.bad_words, all(self.bad_words), "must not contain an empty string"),
+        checks: list[tuple[str, bool, str]] = [
+            ("n", 1 <= self.n <= MAX_SEQUENCES, f"must be between 1 and {MAX_SEQUENCES}"),
+            ("max_tokens", self.max_tokens is None or self.max_tokens >= 1, "must be at least 1"),
+            ("min_tokens", self.min_tokens >= 0, "must not be negative"),
+            ("temperature", 0.0 <= self.temperature <= 100.0, "must be between 0 and 100"),
+            ("top_p", 0.0 < self.top_p <= 1.0, "must be in (0, 1]"),
+            ("top_k", self.top_k >= -1, "must be -1, 0 (both: off) or positive"),
+            ("min_p", 0.0 <= self.min_p <= 1.0, "must be between 0 and 1"),
+            ("typical_p", 0.0 < self.typical_p <= 1.0, "must be in (0, 1]"),
+            ("presence_penalty", -2.0 <= self.presence_penalty <= 2.0, "must be between -2 and 2"),
+            ("frequency_penalty", -2.0 <= self.frequency_penalty <= 2.0, "must be between -2 and 2"),
+            ("repetition_penalty", 0.0 < self.repetition_penalty <= 100.0, "must be in (0, 100]"),
+            ("logprobs", _within_logprobs(self.logprobs), f"must be between 0 and {MAX_LOGPROBS}"),
+            ("prompt_logprobs", _within_logprobs(self.prompt_logprobs), f"must be between 0 and {MAX_LOGPROBS}"),
+            ("seed", self.seed is None or -(2**63) <= self.seed < 2**64, "must fit in 64 bits"),
+            ("stop", all(self.stop), "must not contain an empty string"),
+            ("bad_words", all(self.bad_words), "must not contain an empty string"),
         ]
-        for name, value, good, rule in checks:
-            if not good or (isinstance(value, float) and not math.isfinite(value)):
-                raise InvalidRequestError(f"{name} {rule}, got {value!r}", param=name)
+        for name, good, rule in checks:  # a NaN fails every comparison
+            if not good:
+                raise InvalidRequestError(f"{name} {rule}, got {getattr(self, name)!r}", param=name)
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
             raise InvalidRequestError(
                 f"min_tokens must not exceed max_tokens, got {self.min_tokens} > {self.max_tokens}", param="min_tokens"
@@ -84,8 +83,13 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     @staticmethod
     def _validate_id(token: int, vocab_size: int | None, param: str) -> None:
         if token < 0 or (vocab_size is not None and token >= vocab_size):
-            raise InvalidRequestError(f"{param}: token id {token} is not in the vocabulary of {vocab_size}", param=param)
+            limit = "" if vocab_size is None else f" of {vocab_size}"
+            raise InvalidRequestError(f"{param}: token id {token} is not in the vocabulary{limit}", param=param)
 
     @property
     def greedy(self) -> bool:
         return self.temperature == 0.0
+
+
+def _within_logprobs(count: int | None) -> bool:
+    return count is None or 0 <= count <= MAX_LOGPROBS
