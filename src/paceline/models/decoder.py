@@ -1,0 +1,67 @@
+"""The one decoder, written against the op set: every supported architecture is a path through these few lines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from paceline.backends.base import AttentionLayer, Matrix, MoELayer, Ops, Rows, Vector
+from paceline.models.spec import ModelSpec
+
+
+@dataclass(slots=True)
+class LayerWeights:
+    """One layer's weights as the backend laid them out. A slot that the architecture does not have is None."""
+
+    attention: AttentionLayer
+    qkv: Matrix  # [q | k | v, hidden]
+    output: Matrix  # [hidden, q]
+    qkv_bias: Vector | None = None
+    output_bias: Vector | None = None
+    attention_norm: Vector | None = None
+    attention_post_norm: Vector | None = None
+    mlp_norm: Vector | None = None
+    mlp_post_norm: Vector | None = None
+    gate: Matrix | None = None  # [intermediate, hidden]
+    up: Matrix | None = None
+    down: Matrix | None = None  # [hidden, intermediate]
+    moe: MoELayer | None = None
+
+
+@dataclass(slots=True)
+class ModelWeights:
+    """All weights of a model."""
+
+    embedding: Matrix  # [vocabulary, hidden]
+    layers: list[LayerWeights]
+    final_norm: Vector
+    head: Matrix  # the same object as ``embedding`` when tied
+
+
+def build(ops: Ops, spec: ModelSpec, weights: ModelWeights) -> None:
+    """Records (or runs) one step of the model: token ids in, logits of the wanted rows out."""
+    x = ops.embed(weights.embedding, spec.embedding_scale)
+    for layer in weights.layers:
+        x = ops.add(x, _attention(ops, spec, layer, x), spec.residual_scale)
+        x = ops.add(x, _mlp(ops, spec, layer, x), spec.residual_scale)
+    x = ops.norm(ops.select(x), weights.final_norm, spec.norm_eps)
+    ops.logits(x, weights.head, spec.logit_scale, spec.logit_softcap)
+
+
+def _attention(ops: Ops, spec: ModelSpec, layer: LayerWeights, x: Rows) -> Rows:
+    x = _norm(ops, spec, x, layer.attention_norm)
+    q = ops.rope_and_store(ops.linear(x, layer.qkv, layer.qkv_bias), layer.attention)
+    x = ops.linear(ops.attention(q, layer.attention), layer.output, layer.output_bias)
+    return _norm(ops, spec, x, layer.attention_post_norm)
+
+
+def _mlp(ops: Ops, spec: ModelSpec, layer: LayerWeights, x: Rows) -> Rows:
+    x = _norm(ops, spec, x, layer.mlp_norm)
+    if layer.moe is not None:
+        x = ops.moe(x, layer.moe)
+    else:
+        x = ops.linear(ops.gated_linear(x, layer.gate, layer.up, spec.activation), layer.down)
+    return _norm(ops, spec, x, layer.mlp_post_norm)
+
+
+def _norm(ops: Ops, spec: ModelSpec, x: Rows, weight: Vector | None) -> Rows:
+    return x if weight is None else ops.norm(x, weight, spec.norm_eps)
