@@ -102,3 +102,10 @@ class EngineReady(msgspec.Struct, kw_only=True, tag=True):
     vocab_size: int
     max_queue: int
     choices: list[Choice]
+    max_running: int = 1  # most sequences in one step
+
+
+class EngineFailed(msgspec.Struct, kw_only=True, tag=True):
+    """Sent instead of ``EngineReady`` when the model cannot be loaded; the process then ends."""
+
+    message: str

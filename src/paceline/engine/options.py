@@ -1,0 +1,23 @@
+"""What the user may set about the engine, in a form that crosses the process boundary (and needs no torch)."""
+
+from __future__ import annotations
+
+import msgspec
+
+#: Builds the engine from its options; a name, so that it can be told to another process.
+ENGINE_FACTORY = "paceline.engine.factory:build_engine"
+
+
+class EngineOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Model, backend and the wishes of ``EngineConfig``; None: chosen for the model and the machine."""
+
+    model: str = ""  # folder, .gguf file, Hub id or alias; "": the default model
+    backend: str = "auto"
+    context_length: int | None = None  # most tokens of one sequence, prompt and output
+    kv_cache_bytes: int | None = None  # memory of the KV cache
+    kv_blocks: int | None = None  # blocks in every cache group; overrides kv_cache_bytes
+    max_rows: int | None = None  # most rows (tokens) of one step
+    max_running: int | None = None  # most sequences in one step
+    max_queue: int | None = None  # most waiting sequences before new requests are refused
+    threads: int | None = None  # compute threads
+    prefix_cache: bool = True
