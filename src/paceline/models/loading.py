@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from paceline.backends.base import AttentionLayer, Backend, Matrix, MoELayer, Ops, Vector
 from paceline.errors import ModelLoadError
 from paceline.models import decoder
+from paceline.models.checkpoint import Checkpoint, open_checkpoint
 from paceline.models.decoder import LayerWeights, ModelWeights
 from paceline.models.families import model_spec
 from paceline.models.spec import LayerSpec, ModelSpec, MoESpec
@@ -19,23 +19,6 @@ from paceline.quantization.packed import PackedWeight
 
 #: Where checkpoints put the decoder: causal models, Gemma 3's multimodal wrapper (transformers 5 and 4), bare models.
 _PREFIXES = ("model.", "model.language_model.", "language_model.model.", "")
-
-
-class Checkpoint(Protocol):
-    """Named tensors in Hugging Face form, whatever the file format."""
-
-    @property
-    def config(self) -> dict[str, Any]: ...
-
-    def names(self) -> Iterable[str]: ...
-
-    def get(self, name: str) -> PackedWeight: ...
-
-    def get_tensor(self, name: str) -> torch.Tensor: ...
-
-    def __contains__(self, name: object) -> bool: ...
-
-    def close(self) -> None: ...
 
 
 @dataclass(slots=True)
@@ -59,8 +42,6 @@ def load_model(path: str | Path, backend: Backend, *, context_length: int | None
     ``context_length``: the context to serve, in tokens; None: the longest that the checkpoint supports. Raises
     ``ModelLoadError`` for an unsupported architecture and for tensors that are missing or have the wrong shape.
     """
-    from paceline.models.checkpoint import open_checkpoint
-
     checkpoint = open_checkpoint(path)
     try:
         return load_checkpoint(checkpoint, backend, context_length=context_length)

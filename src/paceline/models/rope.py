@@ -48,7 +48,7 @@ def rope_spec(parameters: Mapping[str, Any], head_dim: int, context_length: int,
     original = config.get("original_max_position_embeddings") or parameters.get("original_max_position_embeddings")
     context = RopeContext(
         theta=float(parameters["rope_theta"]),
-        dim=int(head_dim * (parameters.get("partial_rotary_factor") or 1.0)),
+        dim=int(head_dim * (parameters.get("partial_rotary_factor") or 1.0) + 1e-6),  # 96 * (72 / 96) is 71.99...
         max_position=max_position,
         original_max_position=int(original or max_position),
         context_length=context_length,
