@@ -1,0 +1,120 @@
+"""From the plan of a step to its flat arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+
+import numpy as np
+
+from paceline.backends.base import Batch, IntArray
+from paceline.engine.kv_cache import KVCache
+from paceline.engine.sequence import Sequence
+from paceline.speculation.draft import Draft
+
+
+class BatchBuilder:
+    """Builds each step's ``Batch`` from planned sequences: one slice copy a sequence, the rest is array arithmetic.
+
+    The arrays of a batch are views of memory that the next ``build`` writes again.
+    """
+
+    def __init__(self, cache: KVCache, max_rows: int) -> None:
+        self.cache = cache
+        self._token_ids: IntArray = np.zeros(max_rows, dtype=np.int32)
+        self._count: IntArray = np.arange(max_rows, dtype=np.int32)
+
+    def build(self, planned: Seq[Sequence]) -> Batch:
+        """The planned sequences' known rows and draft rows, in their order."""
+        token_ids = self._token_ids
+        starts, contexts, table_rows = [0], [], []
+        logit_rows: list[int] = []
+        num_rows = longest = 0
+        trees = False
+        for sequence in planned:
+            start, computed, rows = num_rows, sequence.computed, sequence.rows
+            num_rows += rows
+            token_ids[start:num_rows] = sequence.token_ids[computed : computed + rows]
+            if sequence.wants_prompt_logprobs:
+                first, last = prompt_logprob_range(sequence)
+                logit_rows.extend(range(start + first - computed, start + last - computed))
+            if sequence.completes:
+                logit_rows.append(num_rows - 1)
+            if sequence.draft_rows:
+                draft, drafts = sequence.draft, sequence.draft_rows
+                assert draft is not None and sequence.completes
+                token_ids[num_rows : num_rows + drafts] = draft.token_ids[:drafts]
+                logit_rows.extend(range(num_rows, num_rows + drafts))
+                num_rows += drafts
+                trees = trees or draft.parents is not None
+            starts.append(num_rows)
+            contexts.append(computed)
+            table_rows.append(sequence.table.row)
+            longest = max(longest, computed + num_rows - start)
+        row_starts = np.array(starts, dtype=np.int32)
+        context_lens = np.array(contexts, dtype=np.int32)
+        positions, slots, tables = self._place(row_starts, context_lens, table_rows, longest)
+        parents = self._parents(planned, row_starts, context_lens, positions) if trees else None
+        return Batch(
+            token_ids=token_ids[:num_rows],
+            positions=positions,
+            row_starts=row_starts,
+            context_lens=context_lens,
+            slots=slots,
+            block_tables=tables,
+            logit_rows=np.array(logit_rows, dtype=np.int32),
+            parents=parents,
+        )
+
+    def _place(
+        self, row_starts: IntArray, context_lens: IntArray, table_rows: list[int], longest: int
+    ) -> tuple[IntArray, IntArray, IntArray]:
+        """Place of each row in its sequence ``[T]``, slots ``[G, T]``, block tables ``[G, S, B]``."""
+        size = self.cache.block_size
+        width = (longest - 1) // size + 1
+        if len(table_rows) == 1:
+            row = table_rows[0]
+            tables = self.cache.tables[:, row : row + 1, :width].copy()
+            places = self._count[: row_starts[1]] + context_lens[0]
+            blocks = tables[:, 0, places // size]
+        else:
+            tables = np.ascontiguousarray(self.cache.tables[:, table_rows, :width])
+            if row_starts[-1] == len(table_rows):
+                owners, places = self._count[: len(table_rows)], context_lens.copy()
+            else:
+                counts = np.diff(row_starts)
+                owners = np.repeat(self._count[: len(table_rows)], counts)
+                places = self._count[: row_starts[-1]] + np.repeat(context_lens - row_starts[:-1], counts)
+            blocks = tables[:, owners, places // size]
+        return places, np.ascontiguousarray(blocks * size + places % size), tables
+
+    def _parents(
+        self, planned: Seq[Sequence], row_starts: IntArray, context_lens: IntArray, positions: IntArray
+    ) -> IntArray:
+        """Parents ``[T]`` when a draft of the step is a tree; corrects its ``positions`` to context plus depth."""
+        parents = self._count[: len(positions)] - np.repeat(row_starts[:-1], np.diff(row_starts)) - 1
+        for start, sequence in zip(row_starts[:-1].tolist(), planned, strict=True):
+            draft = sequence.draft
+            if sequence.draft_rows and draft is not None and draft.parents is not None:
+                first, rows = start + sequence.rows, sequence.draft_rows
+                own = np.array(draft.parents[:rows], dtype=np.int32)
+                parents[first : first + rows] = own + sequence.rows
+                positions[first : first + rows] = np.array(depths(draft)[:rows]) + (sequence.length - 1)
+        return parents
+
+
+def depths(draft: Draft) -> list[int]:
+    """Depth of each draft token: 1 for a child of the sequence's last token."""
+    if draft.parents is None:
+        return list(range(1, len(draft) + 1))
+    found: list[int] = []
+    for parent in draft.parents:
+        found.append(1 if parent < 0 else found[parent] + 1)
+    return found
+
+
+def prompt_logprob_range(sequence: Sequence) -> tuple[int, int]:
+    """Positions ``first:last`` planned in this step whose logits give prompt logprobs that are still missing. The row
+    at position ``p`` predicts prompt token ``p + 1``."""
+    first = max(sequence.computed, len(sequence.prompt_logprobs) - 1)
+    last = min(sequence.computed + sequence.rows, sequence.prompt_length - 1)
+    return first, max(first, last)

@@ -1,0 +1,159 @@
+"""The engine's settings: what the user wished, and what was chosen for the rest, each with its reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from paceline.backends.base import CacheDtype, CacheSpec
+from paceline.engine.kv_cache import blocks_for, capacity_tokens, window_blocks
+from paceline.engine.messages import Choice
+from paceline.errors import InvalidRequestError
+
+MAX_ROWS = 512
+MAX_RUNNING = 32
+MAX_QUEUE = 256
+MEMORY_SHARE = 0.25  # of the free memory, for the KV cache
+TOKENS_PER_SEQUENCE = 1024  # typical length for which the cache is sized
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """Wishes; None: chosen for the model and the machine."""
+
+    context_length: int | None = None  # most tokens of one sequence, prompt and output
+    kv_cache_bytes: int | None = None  # memory of the KV cache
+    kv_blocks: int | None = None  # blocks in every cache group; overrides kv_cache_bytes
+    max_rows: int | None = None  # most rows (tokens) of one step
+    max_running: int | None = None  # most sequences in one step
+    max_queue: int | None = None  # most waiting sequences before new requests are refused
+    threads: int | None = None  # compute threads
+    kv_cache_dtype: CacheDtype = "f16"
+    prefix_cache: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedConfig:
+    """What the engine runs with."""
+
+    context_length: int
+    num_blocks: tuple[int, ...]  # per cache group
+    max_rows: int
+    max_running: int
+    max_queue: int
+    threads: int
+    prefix_cache: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What may be used: bytes of free memory (of the device that holds the cache) and cores."""
+
+    free_bytes: int
+    cores: int
+
+
+def resolve(
+    config: EngineConfig, spec: CacheSpec, model_context: int, machine: Machine
+) -> tuple[ResolvedConfig, list[Choice]]:
+    """Chooses what the user left open. ``model_context``: the longest context that the model supports, in tokens.
+
+    Raises ``InvalidRequestError`` naming a setting that cannot be met, its value and the limit.
+    """
+    _check(config, spec, model_context)
+    choices: list[Choice] = []
+
+    def choose(name: str, wish: int | None, value: int, reason: str) -> int:
+        chosen, why = (value, reason) if wish is None else (wish, "as configured")
+        choices.append(Choice(name, str(chosen), why))
+        return chosen
+
+    threads = choose("threads", config.threads, machine.cores, f"{machine.cores} usable cores")
+    max_rows = choose("max_rows", config.max_rows, MAX_ROWS, "rows of one step: long prompts are computed in chunks")
+    max_running = choose(
+        "max_running", config.max_running, min(MAX_RUNNING, max_rows), "sequences that share a step, one row each"
+    )
+    max_queue = choose("max_queue", config.max_queue, MAX_QUEUE, "waiting sequences before requests are refused")
+    wanted = config.context_length or model_context
+    num_blocks, memory_reason = _choose_blocks(config, spec, wanted, max_rows, max_running, machine)
+    context = min(wanted, capacity_tokens(spec, num_blocks))
+    choices.append(Choice("context_length", f"{context} tokens", _context_reason(config, context, model_context)))
+    size = sum(blocks * spec.block_bytes(group) for group, blocks in enumerate(num_blocks))
+    tokens = max(num_blocks) * spec.block_size
+    choices.append(Choice("kv_cache", f"{tokens} tokens, {size / 2**20:.0f} MiB {spec.dtype}", memory_reason))
+    return ResolvedConfig(
+        context_length=context,
+        num_blocks=num_blocks,
+        max_rows=max_rows,
+        max_running=min(max_running, max_rows),
+        max_queue=max_queue,
+        threads=threads,
+        prefix_cache=config.prefix_cache,
+    ), choices
+
+
+def cache_bytes(spec: CacheSpec, num_blocks: tuple[int, ...]) -> int:
+    """Bytes of the whole KV cache."""
+    return sum(blocks * spec.block_bytes(group) for group, blocks in enumerate(num_blocks))
+
+
+def blocks_per_group(spec: CacheSpec, tokens: int, max_rows: int, max_running: int) -> tuple[int, ...]:
+    """Blocks of each group for ``tokens`` cached tokens. A group with a window needs no more than the windows of all
+    running sequences and one step's rows; half as much again lets it remember prefixes."""
+    size = spec.block_size
+    everything = blocks_for(tokens, size)
+
+    def count(window: int) -> int:
+        if not window:
+            return everything
+        live = max_running * (window_blocks(window, size) + 1) + blocks_for(max_rows, size)
+        return min(everything, live + live // 2)
+
+    return tuple(count(window) for window in spec.group_windows)
+
+
+def _choose_blocks(
+    config: EngineConfig, spec: CacheSpec, context: int, max_rows: int, max_running: int, machine: Machine
+) -> tuple[tuple[int, ...], str]:
+    if config.kv_blocks is not None:
+        return (config.kv_blocks,) * spec.num_groups, "as configured"
+    enough = max(context, TOKENS_PER_SEQUENCE * max_running)
+    budget = config.kv_cache_bytes
+    if budget is None:
+        budget = int(machine.free_bytes * MEMORY_SHARE)
+        limited = f"{MEMORY_SHARE:.0%} of {machine.free_bytes / 2**20:.0f} MiB free memory"
+    else:
+        limited = "as configured"
+        enough = 2**31 - spec.block_size
+    low, high = 1, blocks_for(enough, spec.block_size)
+    while low < high:  # the largest cache within the budget
+        middle = (low + high + 1) // 2
+        blocks = blocks_per_group(spec, middle * spec.block_size, max_rows, max_running)
+        low, high = (middle, high) if cache_bytes(spec, blocks) <= budget else (low, middle - 1)
+    blocks = blocks_per_group(spec, low * spec.block_size, max_rows, max_running)
+    if low * spec.block_size >= enough:
+        return blocks, f"enough for {max_running} sequences; only blocks in use take memory"
+    return blocks, limited
+
+
+def _context_reason(config: EngineConfig, context: int, model_context: int) -> str:
+    if context < (config.context_length or model_context):
+        return "what the KV cache holds"
+    return "as configured" if config.context_length is not None else "the model's own"
+
+
+def _check(config: EngineConfig, spec: CacheSpec, model_context: int) -> None:
+    for name in ("context_length", "kv_cache_bytes", "kv_blocks", "max_rows", "max_running", "max_queue", "threads"):
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            raise InvalidRequestError(f"{name} must be at least 1, got {value}", param=name)
+    if config.context_length is not None and config.context_length > model_context:
+        raise InvalidRequestError(
+            f"context_length {config.context_length} is above what the model supports: {model_context} tokens",
+            param="context_length",
+        )
+    least = sum(spec.block_bytes(group) for group in range(spec.num_groups))
+    if config.kv_cache_bytes is not None and config.kv_cache_bytes < least:
+        raise InvalidRequestError(
+            f"kv_cache_bytes {config.kv_cache_bytes} is less than one block of {spec.block_size} tokens: {least} bytes",
+            param="kv_cache_bytes",
+        )

@@ -1,0 +1,285 @@
+"""The step loop: requests in, a plan, one run of the model, accepted tokens out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol
+
+from paceline.backends.base import Backend, Ops
+from paceline.engine import machine
+from paceline.engine.config import EngineConfig, Machine, resolve
+from paceline.engine.drafting import Drafter, fit_draft
+from paceline.engine.kv_cache import KVCache
+from paceline.engine.messages import EngineStats, FinishReason, Request, SequenceDelta
+from paceline.engine.runner import Runner, StepResult
+from paceline.engine.scheduler import Scheduler
+from paceline.engine.sequence import Sequence, State
+from paceline.errors import InvalidRequestError, OverloadedError
+from paceline.models.spec import ModelSpec
+from paceline.sampling.sampler import Sampler
+
+
+class Model(Protocol):
+    """What the engine needs of a ``LoadedModel``."""
+
+    @property
+    def spec(self) -> ModelSpec: ...
+
+    @property
+    def config(self) -> Mapping[str, Any]: ...
+
+    @property
+    def build(self) -> Callable[[Ops], None]: ...
+
+
+class Engine:
+    """Serves requests with one model on one backend. Not thread-safe: one thread calls ``add``, ``abort``, ``step``.
+
+    ``eos_ids``: end-of-sequence tokens, by default those that the model's config names. ``choices``: what was chosen
+    automatically, with reasons. ``context_length``: the most tokens of one sequence, prompt and output.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        backend: Backend,
+        config: EngineConfig | None = None,
+        *,
+        eos_ids: Iterable[int] | None = None,
+        drafter: Drafter | None = None,
+        limits: Machine | None = None,
+    ) -> None:
+        config = config or EngineConfig()
+        limits = limits or Machine(machine.free_memory(), machine.usable_cores())
+        self.spec = model.spec
+        cache_spec = model.spec.cache_spec(config.kv_cache_dtype)
+        self.config, self.choices = resolve(config, cache_spec, model.spec.context_length, limits)
+        self.context_length = self.config.context_length
+        self.eos_ids = frozenset(_config_eos(model.config) if eos_ids is None else eos_ids)
+        self.drafter = drafter
+        backend.allocate_cache(cache_spec, self.config.num_blocks)
+        self.cache = KVCache(
+            cache_spec,
+            self.config.num_blocks,
+            max_sequences=self.config.max_running,
+            max_tokens=self.context_length,
+            prefix_cache=self.config.prefix_cache,
+        )
+        self.scheduler = Scheduler(self.cache, self.config.max_rows, self.config.max_running)
+        vocab_size = model.spec.vocab_size
+        program = backend.compile(model.build, self.config.max_rows)
+        self.runner = Runner(program, self.cache, Sampler(vocab_size), vocab_size, self.eos_ids)
+        self.last_step_rows = 0
+        self.last_step_time = 0.0
+        self._requests: dict[str, list[Sequence]] = {}  # unfinished sequences
+        self._outbox: list[SequenceDelta] = []  # deltas that came about between steps
+        self._serial = 0
+        self._stats = EngineStats(kv_blocks_total=self.cache.num_blocks)
+
+    def add(self, request: Request) -> None:
+        """Queues a request. Raises ``InvalidRequestError`` when it can never be served and ``OverloadedError`` when
+        the queue is full."""
+        self._check(request)
+        sequences = []
+        for index in range(request.params.n):
+            if index < len(request.finished) and request.finished[index]:
+                continue
+            sequence = Sequence(
+                request,
+                index,
+                self.cache.new_table(request.adapter),
+                limit=self.context_length,
+                eos_ids=self.eos_ids,
+                serial=self._serial,
+            )
+            self._serial += 1
+            reason = _resumed_end(sequence)
+            if reason is None:
+                sequences.append(sequence)
+            else:
+                self._outbox.append(self._end_delta(sequence, reason))
+        if not sequences:
+            return
+        first = sequences[0]
+        first.wants_prompt_logprobs = (
+            request.params.prompt_logprobs is not None and first.num_outputs == 0 and not any(request.finished)
+        )
+        self._requests[request.request_id] = sequences
+        self.scheduler.add(sequences)
+
+    def abort(self, request_id: str, index: int | None = None) -> None:
+        """Ends sequence ``index`` of a request, or all of them (None), now. Unknown or finished ones are ignored: the
+        client cannot know yet that they ended."""
+        for sequence in list(self._requests.get(request_id, ())):
+            if index is None or sequence.index == index:
+                self._outbox.append(self._finish(sequence, "abort"))
+
+    def has_work(self) -> bool:
+        """Whether ``step`` has something to do or to say."""
+        return bool(self._outbox) or self.scheduler.has_work()
+
+    def step(self) -> list[SequenceDelta]:
+        """Plans and computes one step; what came of it, and of aborts since the last one."""
+        started = time.perf_counter()
+        deltas, self._outbox = self._outbox, []
+        if self.drafter is not None:
+            self._propose(self.drafter)
+        planned = self.scheduler.schedule()
+        if not planned:
+            self.last_step_rows, self.last_step_time = 0, 0.0
+            return deltas
+        rows = self._count_rows(planned)
+        results = self.runner.run(planned)
+        took: list[Sequence] = []
+        accepted: list[list[int]] = []
+        for sequence, result in zip(planned, results, strict=True):
+            delta = self._commit(sequence, result)
+            if delta is not None:
+                deltas.append(delta)
+                took.append(sequence)
+                accepted.append(delta.token_ids)
+        if self.drafter is not None and took:
+            self.drafter.observe(took, accepted)
+        self.last_step_rows, self.last_step_time = rows, time.perf_counter() - started
+        self._stats.steps += 1
+        self._stats.rows += rows
+        self._stats.step_seconds += self.last_step_time
+        return deltas
+
+    def stats(self) -> EngineStats:
+        """Gauges as of now and counters since the start. The same object every time."""
+        stats, scheduler, cache = self._stats, self.scheduler, self.cache
+        stats.running = len(scheduler.running)
+        stats.waiting = scheduler.num_waiting
+        stats.kv_blocks_used = cache.num_used_blocks
+        stats.prefix_cache_queries = cache.queries
+        stats.prefix_cache_hits = cache.hits
+        stats.preemptions = scheduler.num_preemptions
+        return stats
+
+    def check_integrity(self) -> None:
+        """Asserts that queues, block tables, reference counts and free lists agree. For tests and idle times."""
+        live = [sequence for sequences in self._requests.values() for sequence in sequences]
+        self.scheduler.check_integrity(live)
+        self.cache.check_integrity(sequence.table for sequence in live)
+
+    def _check(self, request: Request) -> None:
+        params, length, limit = request.params, len(request.prompt_ids), self.context_length
+        params.validate(self.spec.vocab_size)
+        if request.request_id in self._requests:
+            raise InvalidRequestError(f"request_id {request.request_id!r} is already being served", "request_id")
+        if request.adapter is not None:
+            raise InvalidRequestError(f"there is no adapter {request.adapter!r}: none is loaded", "adapter")
+        if length == 0:
+            raise InvalidRequestError("the prompt has no tokens", "prompt")
+        if not 0 <= min(request.prompt_ids) <= max(request.prompt_ids) < self.spec.vocab_size:
+            bad = next(token for token in request.prompt_ids if not 0 <= token < self.spec.vocab_size)
+            raise InvalidRequestError(
+                f"prompt: token id {bad} is not in the vocabulary of {self.spec.vocab_size}", "prompt"
+            )
+        if length + (params.max_tokens or 1) > limit:
+            asked = "no room is left for output" if params.max_tokens is None else f"max_tokens is {params.max_tokens}"
+            why = "" if limit == self.spec.context_length else f" (the model supports {self.spec.context_length})"
+            raise InvalidRequestError(
+                f"the prompt has {length} tokens and {asked}: a sequence holds at most {limit} tokens here{why}",
+                "prompt" if length >= limit else "max_tokens",
+            )
+        in_flight = len(self.scheduler.running) + self.scheduler.num_waiting
+        if in_flight >= self.config.max_queue + self.config.max_running:
+            raise OverloadedError(f"the queue is full: {self.scheduler.num_waiting} sequences wait")
+
+    def _propose(self, drafter: Drafter) -> None:
+        sequences = [
+            sequence
+            for sequence in self.scheduler.running
+            if sequence.pending <= self.config.max_rows and sequence.length + 1 < sequence.end
+        ]
+        if sequences:
+            for sequence, draft in zip(sequences, drafter.propose(sequences), strict=True):
+                sequence.draft = fit_draft(draft, sequence, self.context_length)
+
+    def _count_rows(self, planned: list[Sequence]) -> int:
+        rows = drafts = prompt = 0
+        for sequence in planned:
+            rows += sequence.rows
+            drafts += sequence.draft_rows
+            prompt += max(0, min(sequence.rows, sequence.prompt_length - sequence.computed))
+            sequence.num_steps += 1
+            sequence.num_drafted += sequence.draft_rows
+        self._stats.prompt_tokens += prompt
+        self._stats.draft_tokens += drafts
+        return rows + drafts
+
+    def _commit(self, sequence: Sequence, result: StepResult) -> SequenceDelta | None:
+        """Takes the accepted tokens, up to where the sequence ends; a delta if there is something to tell."""
+        computed, token_ids = sequence.computed + result.kept_rows, result.token_ids
+        reason: FinishReason | None = None
+        if token_ids:
+            count, reason = sequence.ending(token_ids)
+            token_ids = token_ids[:count]
+            accepted = min(count, result.num_accepted)
+            sequence.num_accepted += accepted
+            self._stats.accepted_tokens += accepted
+            self._stats.generation_tokens += count
+            sequence.append(token_ids)
+            assert sequence.sampling is not None
+            sequence.sampling.state.extend(token_ids)
+        if reason is None and result.error is not None:
+            delta = self._finish(sequence, "error")
+            delta.error = result.error
+        else:
+            self.scheduler.advance(sequence, min(computed, sequence.length))
+            if reason is not None:
+                delta = self._finish(sequence, reason)
+            elif token_ids:
+                delta = SequenceDelta(request_id=sequence.request.request_id, index=sequence.index)
+            else:
+                return None
+        delta.token_ids = token_ids
+        if result.logprobs is not None:
+            delta.logprobs = result.logprobs[: len(token_ids)]
+        if reason == "stop":
+            delta.stop_token = token_ids[-1]
+        if not sequence.reported:
+            self._introduce(sequence, delta)
+        return delta
+
+    def _introduce(self, sequence: Sequence, delta: SequenceDelta) -> None:
+        """What only the first delta of a sequence carries."""
+        sequence.reported = True
+        delta.num_cached_tokens = sequence.num_cached
+        if sequence.first_scheduled is not None:
+            delta.queue_time = max(0.0, sequence.first_scheduled - sequence.request.arrival_time)
+        if sequence.wants_prompt_logprobs and len(sequence.prompt_logprobs) == sequence.prompt_length:
+            delta.prompt_logprobs = sequence.prompt_logprobs
+            sequence.wants_prompt_logprobs = False
+
+    def _finish(self, sequence: Sequence, reason: FinishReason) -> SequenceDelta:
+        assert sequence.state is not State.FINISHED
+        self.scheduler.finish(sequence)
+        siblings = self._requests[sequence.request.request_id]
+        siblings.remove(sequence)
+        if not siblings:
+            del self._requests[sequence.request.request_id]
+        return self._end_delta(sequence, reason)
+
+    def _end_delta(self, sequence: Sequence, reason: FinishReason) -> SequenceDelta:
+        sequence.finish_reason = reason
+        return SequenceDelta(request_id=sequence.request.request_id, index=sequence.index, finish_reason=reason)
+
+
+def _resumed_end(sequence: Sequence) -> FinishReason | None:
+    """Why a resumed sequence has nothing left to do: its last token was already its end."""
+    if sequence.num_outputs == 0:
+        return None
+    if int(sequence.token_ids[-1]) in sequence.stop_ids and sequence.length >= sequence.min_end:
+        return "stop"
+    return "length" if sequence.length >= sequence.end else None
+
+
+def _config_eos(config: Mapping[str, Any]) -> list[int]:
+    eos = config.get("eos_token_id")
+    if eos is None:
+        return []
+    return [int(token) for token in eos] if isinstance(eos, list | tuple) else [int(eos)]

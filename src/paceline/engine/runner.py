@@ -1,0 +1,149 @@
+"""Runs the model on a planned step and turns logits into accepted tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+
+import torch
+
+from paceline.backends.base import Program
+from paceline.engine.batch_builder import BatchBuilder, prompt_logprob_range
+from paceline.engine.kv_cache import KVCache
+from paceline.engine.sequence import Sequence
+from paceline.sampling.outputs import TokenLogprobs
+from paceline.sampling.sampler import Sampler, SampleRow
+from paceline.sampling.state import SamplingState
+from paceline.speculation.draft import Draft
+from paceline.speculation.verify import verify
+
+
+@dataclass(slots=True)
+class StepResult:
+    """What one step did for one sequence.
+
+    ``token_ids`` are accepted, but not yet cut at an end of the sequence. ``kept_rows``: leading rows of the sequence
+    in this step whose keys and values stay in the cache. Known tokens' rows always do. Of a draft, those that lie in
+    the cache as the text goes: a chain's accepted rows, and of a tree the accepted path as far as it is made of the
+    tree's first tokens. The rest is computed again, as known tokens, in the next step.
+    """
+
+    token_ids: list[int]
+    kept_rows: int
+    num_accepted: int = 0  # draft tokens among ``token_ids``
+    logprobs: list[TokenLogprobs] | None = None
+    error: str | None = None
+
+
+class Runner:
+    """One model, one cache, one sampler."""
+
+    def __init__(
+        self, program: Program, cache: KVCache, sampler: Sampler, vocab_size: int, eos_ids: frozenset[int]
+    ) -> None:
+        self.program = program
+        self.sampler = sampler
+        self.vocab_size = vocab_size
+        self.eos_ids = eos_ids
+        self._builder = BatchBuilder(cache, program.max_rows)
+
+    def run(self, planned: Seq[Sequence]) -> list[StepResult]:
+        """Computes the planned rows; one result a sequence, in order. Writes ``prompt_logprobs`` of those that want
+        them."""
+        logits = self.program.run(self._builder.build(planned)).logits
+        if any(sequence.wants_prompt_logprobs for sequence in planned):
+            logits = self._take_prompt_logprobs(planned, logits)
+        rows: list[SampleRow] = []
+        starts = [0]
+        drafts: list[Draft | None] = []
+        for sequence in planned:
+            if sequence.completes:
+                rows.append(sequence.sampling or self._start_sampling(sequence))
+                draft = None
+                if sequence.draft_rows:
+                    assert sequence.draft is not None
+                    draft = sequence.draft.trim(sequence.draft_rows)
+                    rows += draft_rows(rows[-1].state, draft)
+                drafts.append(draft)
+                starts.append(len(rows))
+        if not rows:
+            return [StepResult([], sequence.rows) for sequence in planned]
+        return self._sample(planned, logits, rows, starts, drafts)
+
+    def _sample(
+        self,
+        planned: Seq[Sequence],
+        logits: torch.Tensor,
+        rows: list[SampleRow],
+        starts: list[int],
+        drafts: list[Draft | None],
+    ) -> list[StepResult]:
+        sampled = self.sampler.sample(logits, rows)
+        verified = verify(sampled.token_ids, starts, drafts)
+        results = []
+        done = 0
+        for sequence in planned:
+            if not sequence.completes:
+                results.append(StepResult([], sequence.rows))
+                continue
+            outcome, start = verified[done], starts[done]
+            done += 1
+            token_ids, path = outcome.token_ids, outcome.path
+            result = StepResult(token_ids, sequence.rows + _leading(path), outcome.num_accepted)
+            if sampled.logprobs is not None and sequence.params.logprobs is not None:
+                result.logprobs = [entry for row in path if (entry := sampled.logprobs[start + row]) is not None]
+            if sampled.errors and token_ids[-1] < 0:
+                result.error = sampled.errors.get(start + path[-1], "the model gave no token")
+                result.token_ids = token_ids[:-1]
+            results.append(result)
+        return results
+
+    def _start_sampling(self, sequence: Sequence) -> SampleRow:
+        state = SamplingState(
+            sequence.params,
+            prompt_ids=sequence.request.prompt_ids,
+            vocab_size=self.vocab_size,
+            output_ids=sequence.output_ids.tolist(),
+            eos_ids=self.eos_ids,
+            index=sequence.index,
+        )
+        sequence.sampling = SampleRow(state)
+        return sequence.sampling
+
+    def _take_prompt_logprobs(self, planned: Seq[Sequence], logits: torch.Tensor) -> torch.Tensor:
+        """Takes the prompt logprobs out of the step's logits; gives the rows that are sampled."""
+        kept: list[torch.Tensor] = []
+        row = 0
+        for sequence in planned:
+            if sequence.wants_prompt_logprobs:
+                first, last = prompt_logprob_range(sequence)
+                if not sequence.prompt_logprobs:
+                    sequence.prompt_logprobs.append(None)
+                if last > first:
+                    next_ids = sequence.token_ids[first + 1 : last + 1].tolist()
+                    top = sequence.params.prompt_logprobs or 0
+                    chunk = logits[row : row + last - first]
+                    sequence.prompt_logprobs += self.sampler.prompt_logprobs(chunk, next_ids, top)
+                    row += last - first
+            if sequence.completes:
+                kept.append(logits[row : row + 1 + sequence.draft_rows])
+                row += 1 + sequence.draft_rows
+        return torch.cat(kept) if kept else logits[:0]
+
+
+def draft_rows(state: SamplingState, draft: Draft) -> list[SampleRow]:
+    """A row for each draft token, with the path of draft tokens that leads to it."""
+    if draft.parents is None:
+        return [SampleRow(state, draft.token_ids[:count]) for count in range(1, len(draft) + 1)]
+    paths: list[tuple[int, ...]] = []
+    for token, parent in zip(draft.token_ids, draft.parents, strict=True):
+        paths.append((*(paths[parent] if parent >= 0 else ()), token))
+    return [SampleRow(state, path) for path in paths]
+
+
+def _leading(path: list[int]) -> int:
+    """Accepted draft rows that directly follow the known tokens in the cache."""
+    count = 0
+    while count + 1 < len(path) and path[count + 1] == count + 1:
+        count += 1
+    return count
