@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
+from paceline.sampling.logprobs import token_logprobs
 from paceline.sampling.outputs import TokenLogprobs
+from paceline.sampling.processors import Row, edit
+from paceline.sampling.random import uniforms
 from paceline.sampling.state import SamplingState
+from paceline.sampling.truncation import Truncator
+
+NOT_FINITE = "the model's logits for the next token are not numbers (NaN or infinite)"
+NOTHING_LEFT = "no token is left to sample: masks (bad_words, min_tokens) exclude the whole vocabulary"
 
 
 @dataclass(slots=True)
 class SampleRow:
     """One row of logits: whose it is, and the draft tokens on the path from the sequence's last committed token to
-    this row's token (none for the row that a plain decode computes). The token sampled here gets position
-    ``state.num_tokens + len(draft)``. A row without drafts can be kept and passed again every step."""
+    this row's token, that one included (none for the row of the last committed token). The token sampled here gets
+    position ``state.num_tokens + len(draft)``. A row without drafts can be kept and passed again every step."""
 
     state: SamplingState
     draft: tuple[int, ...] = ()
@@ -33,17 +44,103 @@ class SampleOutput:
 
 
 class Sampler:
-    """Samples rows; owns scratch memory only, so equal arguments give equal results."""
+    """Samples rows of ``vocab_size`` logits; owns scratch memory only, so equal arguments give equal results.
+
+    Not to be shared between threads. Logits on another device than the CPU are copied to it unless all rows are
+    greedy without processors.
+    """
 
     def __init__(self, vocab_size: int) -> None:
         self.vocab_size = vocab_size
+        self._truncator = Truncator(vocab_size)
+        self._edited: Row = np.empty(vocab_size, dtype=np.float32)
+        self._scratch: Row = np.empty(vocab_size, dtype=np.float32)
 
     def sample(self, logits: torch.Tensor, rows: Sequence[SampleRow]) -> SampleOutput:
-        """``logits`` is float32 ``[L, V]`` (not changed), ``rows`` has L entries. ``logprobs`` are filled for
-        rows whose ``params.logprobs`` is not None."""
-        raise NotImplementedError
+        """Samples a token for each row.
 
-    def prompt_logprobs(self, logits: torch.Tensor, next_ids: Sequence[int], num_top: int) -> list[TokenLogprobs]:
+        ``logits`` is float32 ``[L, V]`` (not changed), ``rows`` has L entries. ``logprobs`` are filled for rows whose
+        ``params.logprobs`` is not None. A greedy row takes the largest processed logit, the lowest id on ties; the
+        others draw with the uniform of (seed, sequence index, position).
+        """
+        assert logits.dtype == torch.float32 and logits.shape == (len(rows), self.vocab_size)
+        for row in rows:
+            state = row.state
+            if state.edited or state.params.temperature > 0.0 or state.params.logprobs is not None:
+                return self._sample_rows(_host(logits), rows)
+        return _argmax_all(logits)
+
+    def prompt_logprobs(
+        self, logits: torch.Tensor, next_ids: Sequence[int], num_top: int
+    ) -> list[TokenLogprobs | None]:
         """Log-probabilities of known tokens: row ``i`` of ``logits [R, V]`` predicts ``next_ids[i]`` (the prompt token
-        that follows the row's own)."""
-        raise NotImplementedError
+        that follows the row's own). None for rows that are not finite."""
+        assert logits.shape == (len(next_ids), self.vocab_size)
+        array = _host(logits)
+        with np.errstate(over="ignore"):
+            return [token_logprobs(array[i], t, num_top, self._scratch) for i, t in enumerate(next_ids)]
+
+    def _sample_rows(self, logits: npt.NDArray[np.float32], rows: Sequence[SampleRow]) -> SampleOutput:
+        drawn = [i for i, row in enumerate(rows) if row.state.params.temperature > 0.0]
+        noise = uniforms(
+            [rows[i].state.seed for i in drawn],
+            [rows[i].state.index for i in drawn],
+            [rows[i].state.num_tokens + len(rows[i].draft) for i in drawn],
+        )
+        uniform_of = dict(zip(drawn, noise, strict=True))
+        output = SampleOutput([-1] * len(rows))
+        wanted = any(row.state.params.logprobs is not None for row in rows)
+        output.logprobs = [None] * len(rows) if wanted else None
+        with np.errstate(over="ignore", invalid="ignore"):  # gaps beyond float32 mean probability 0; NaN is reported
+            for i, row in enumerate(rows):
+                self._sample_row(logits[i], row, i, uniform_of.get(i), output)
+        return output
+
+    def _sample_row(self, raw: Row, row: SampleRow, i: int, uniform: float | None, output: SampleOutput) -> None:
+        state = row.state
+        processed = raw
+        if state.edited:
+            processed = self._edited
+            np.copyto(processed, raw)
+            edit(processed, state, row.draft)
+        if uniform is None:
+            token = int(processed.argmax())
+            top = processed[token]
+        else:
+            token, top = -1, processed.max()
+        if not math.isfinite(top):
+            output.errors[i] = NOTHING_LEFT if top == -math.inf else NOT_FINITE
+            return
+        if uniform is not None:
+            token = self._truncator.draw(processed, top, state.params, uniform)
+        output.token_ids[i] = token
+        if output.logprobs is not None and state.params.logprobs is not None:
+            output.logprobs[i] = token_logprobs(raw, token, state.params.logprobs, self._scratch)
+
+
+def _host(logits: torch.Tensor) -> npt.NDArray[np.float32]:
+    """The logits as a numpy array, without a copy where they are on the CPU already."""
+    array: npt.NDArray[np.float32] = logits.detach().cpu().numpy()
+    return array
+
+
+def _argmax_all(logits: torch.Tensor) -> SampleOutput:
+    """Greedy tokens of all rows. numpy's argmax gives the first maximum, and a NaN where there is one, so the value at
+    the chosen id tells whether the row was finite."""
+    if logits.device.type == "cpu":
+        array = _host(logits)
+        ids = array.argmax(axis=1)
+        tops: Any = array[np.arange(len(ids)), ids]
+        token_ids = ids.tolist()
+    else:
+        best = logits.amax(dim=1)
+        order = torch.arange(logits.shape[1], device=logits.device)
+        lowest = torch.where(logits == best[:, None], order, logits.shape[1]).amin(dim=1)
+        tops, token_ids = best.cpu().numpy(), lowest.tolist()
+    output = SampleOutput(token_ids)
+    if not np.isfinite(tops).all():
+        for i, top in enumerate(tops.tolist()):
+            if not math.isfinite(top):
+                token_ids[i] = -1
+                output.errors[i] = NOTHING_LEFT if top == -math.inf else NOT_FINITE
+    return output
