@@ -1,0 +1,125 @@
+"""One streamed completion over a raw socket, with the time of every arrival."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from paceline.bench.sse import HttpError, ResponseParser
+
+READ_SIZE = 1 << 16
+
+
+@dataclass(slots=True)
+class Timeline:
+    """When the tokens of one request arrived; all times from ``time.perf_counter()``, in seconds."""
+
+    sent: float
+    arrivals: list[float] = field(default_factory=list)  # of chunks, from the first one with text
+    tokens: int = 0  # generated tokens, as the engine counts them
+    prompt_tokens: int = 0
+    text: str = ""
+
+    @property
+    def ttft(self) -> float:
+        """Seconds from sending to the first token."""
+        return self.arrivals[0] - self.sent
+
+    @property
+    def total(self) -> float:
+        """Seconds from sending to the last token."""
+        return self.arrivals[-1] - self.sent
+
+    @property
+    def decode_rate(self) -> float:
+        """Tokens a second after the first one."""
+        return (self.tokens - 1) / max(self.arrivals[-1] - self.arrivals[0], 1e-9)
+
+
+def output_rate(timelines: list[Timeline]) -> float:
+    """Output tokens of all requests / (last arrival - first send)."""
+    start = min(timeline.sent for timeline in timelines)
+    end = max(timeline.arrivals[-1] for timeline in timelines)
+    return sum(timeline.tokens for timeline in timelines) / (end - start)
+
+
+def post(host: str, path: str, body: Mapping[str, Any]) -> bytes:
+    """The bytes of a POST request with a JSON body."""
+    payload = json.dumps(body).encode()
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+        f"Accept: text/event-stream\r\nContent-Length: {len(payload)}\r\nConnection: close\r\n\r\n"
+    )
+    return head.encode() + payload
+
+
+async def stream_completion(host: str, port: int, path: str, body: Mapping[str, Any]) -> Timeline:
+    """Sends ``body`` (an OpenAI completion request with ``stream``) and reads the stream to its end.
+
+    Raises ``HttpError`` with the server's message on any status but 200, on an error event and on an empty stream.
+    """
+    request = post(host, path, body)
+    reader, writer = await asyncio.open_connection(host, port)
+    try:
+        timeline = Timeline(sent=time.perf_counter())
+        writer.write(request)
+        parser = ResponseParser()
+        while not parser.finished:
+            data = await reader.read(READ_SIZE)
+            now = time.perf_counter()
+            payloads = parser.feed(data) if data else parser.close()
+            if parser.status not in (None, 200):
+                raise HttpError(f"status {parser.status}: {await _rest(reader, payloads)}")
+            for payload in payloads:
+                _record(timeline, payload, now)
+    finally:
+        writer.close()
+    if not timeline.arrivals:
+        raise HttpError("the stream ended without a token")
+    timeline.tokens = timeline.tokens or int(body.get("max_tokens") or 0)
+    return timeline
+
+
+async def _rest(reader: asyncio.StreamReader, payloads: list[bytes]) -> str:
+    try:
+        tail = b"" if payloads else await asyncio.wait_for(reader.read(2000), 1.0)
+    except TimeoutError:
+        tail = b""
+    return (b"".join(payloads) + tail).decode(errors="replace")[:500]
+
+
+def _record(timeline: Timeline, payload: bytes, now: float) -> None:
+    if payload == b"[DONE]":
+        return
+    event = json.loads(payload)
+    if "error" in event:
+        raise HttpError(str(event["error"])[:500])
+    for choice in event.get("choices", ()):
+        text = choice.get("text") or (choice.get("delta") or {}).get("content") or ""
+        if text or timeline.arrivals:  # later chunks may carry tokens without text: special ones, half characters
+            timeline.text += text
+            timeline.arrivals.append(now)
+    usage = event.get("usage")
+    if usage:
+        timeline.tokens = int(usage.get("completion_tokens", 0))
+        timeline.prompt_tokens = int(usage.get("prompt_tokens", 0))
+
+
+async def ask(host: str, port: int, path: str, seconds: float = 2.0) -> int:
+    """Status of a GET, 0 when nobody answers in time."""
+    try:
+        async with asyncio.timeout(seconds):
+            reader, writer = await asyncio.open_connection(host, port)
+            try:
+                writer.write(f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+                line = await reader.readline()
+            finally:
+                writer.close()
+        parts = line.split()
+        return int(parts[1]) if len(parts) > 1 else 0
+    except (OSError, TimeoutError, ValueError):
+        return 0

@@ -1,0 +1,1 @@
+"""Programs that put engines without a server of their own behind one line protocol."""
