@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 #: Builds the engine from its options; a name, so that it can be told to another process.
@@ -21,3 +23,4 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     max_queue: int | None = None  # most waiting sequences before new requests are refused
     threads: int | None = None  # compute threads
     prefix_cache: bool = True
+    kv_cache_dtype: Literal["f32", "f16", "bf16"] = "f16"

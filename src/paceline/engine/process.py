@@ -44,6 +44,9 @@ class ProcessConfig(msgspec.Struct, kw_only=True):
 class StepEngine(Protocol):
     """The part of ``engine.Engine`` that drives requests; the same in this process and in ``LLM``'s."""
 
+    last_step_rows: int
+    last_step_time: float  # seconds
+
     def add(self, request: Request) -> None:
         """Queues a request. Raises ``InvalidRequestError`` when it can never be served."""
 
@@ -52,8 +55,8 @@ class StepEngine(Protocol):
 
     def has_work(self) -> bool: ...
 
-    def step(self) -> StepReport:
-        """Computes one step. An exception means that the engine's state can no longer be trusted."""
+    def step(self) -> list[SequenceDelta]:
+        """Computes one step; what came of it. An exception means that the engine's state can no longer be trusted."""
 
     def stats(self) -> EngineStats: ...
 
@@ -93,11 +96,12 @@ class EngineLoop:
         engine = self.engine
         received = self.receive(wait=not engine.has_work())
         if engine.has_work():
-            report = engine.step()
+            report = StepReport(deltas=engine.step(), step_rows=engine.last_step_rows, step_time=engine.last_step_time)
         elif received:
-            report = StepReport(deltas=[], stats=engine.stats())
+            report = StepReport(deltas=[])
         else:
             return
+        report.stats = engine.stats()
         if self._refused:
             report.deltas.extend(self._refused)
             self._refused.clear()
@@ -144,7 +148,7 @@ class EngineLoop:
             return
         if isinstance(request_id, str) and fields.get("type") == Request.__name__:
             self._refused += [
-                SequenceDelta(request_id=request_id, index=i, finish_reason="error", error=f"malformed request: {error}")
+                SequenceDelta(request_id=request_id, index=i, finish_reason="error", error=f"malformed: {error}")
                 for i in range(min(max(count, 1), 1024))
             ]
 

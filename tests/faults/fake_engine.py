@@ -1,0 +1,135 @@
+"""An engine without a model: a token is a function of seed, sequence and position, as with counter-based noise.
+
+Prompts that begin with one of the constants below make it fail in a chosen way. Runs in the engine process (the
+factory is ``fake_engine:build``) and beside the tests, where ``expected`` says what must come out.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+import zlib
+from pathlib import Path
+
+from paceline.engine.messages import Choice, EngineReady, EngineStats, Request, SequenceDelta, TokenLogprobs
+from paceline.engine.options import EngineOptions
+from paceline.errors import InvalidRequestError, ModelLoadError
+
+VOCABULARY = 200
+DIE_ON_ADD = 901  # the process is killed when the request comes
+DIE_AT = 902  # ... in the step that would make output number prompt_ids[1]
+RAISE_ON_ADD = 903
+REFUSE = 904
+RAISE_IN_STEP = 905
+HANG = 906  # never gets a token
+STEP_S = 0.002
+
+
+def token_at(seed: int, index: int, position: int) -> int:
+    return zlib.crc32(f"{seed}/{index}/{position}".encode()) % VOCABULARY
+
+
+def expected(request: Request, index: int = 0) -> list[int]:
+    """All tokens of a sequence that nothing disturbs."""
+    assert request.params.seed is not None and request.params.max_tokens is not None
+    start = len(request.prompt_ids)
+    return [token_at(request.params.seed, index, start + i) for i in range(request.params.max_tokens)]
+
+
+class FakeSequence:
+    def __init__(self, request: Request, index: int) -> None:
+        self.request = request
+        self.index = index
+        self.outputs = list(request.outputs[index]) if index < len(request.outputs) else []
+        self.new = True
+        self.prompt_logprobs_due = request.params.prompt_logprobs is not None and not self.outputs and index == 0
+
+    def next(self) -> SequenceDelta:
+        params = self.request.params
+        assert params.seed is not None
+        token = token_at(params.seed, self.index, len(self.request.prompt_ids) + len(self.outputs))
+        self.outputs.append(token)
+        delta = SequenceDelta(request_id=self.request.request_id, index=self.index, token_ids=[token])
+        if params.logprobs is not None:
+            delta.logprobs = [TokenLogprobs(token, -float(len(self.outputs)), 1, [], [])]
+        if self.prompt_logprobs_due:
+            self.prompt_logprobs_due = False
+            delta.prompt_logprobs = [None, *(TokenLogprobs(t, -1.0, 1, [], []) for t in self.request.prompt_ids[1:])]
+        if self.new:
+            self.new = False
+            delta.queue_time, delta.num_cached_tokens = time.time() - self.request.arrival_time, 3
+        if len(self.outputs) == params.max_tokens:
+            delta.finish_reason = "length"
+        return delta
+
+
+class FakeEngine:
+    def __init__(self) -> None:
+        self.last_step_rows = 0
+        self.last_step_time = STEP_S
+        self.sequences: dict[tuple[str, int], FakeSequence] = {}
+        self.counters = EngineStats()
+
+    def add(self, request: Request) -> None:
+        match request.prompt_ids[0]:
+            case x if x == DIE_ON_ADD:
+                os.kill(os.getpid(), signal.SIGKILL)
+            case x if x == RAISE_ON_ADD:
+                raise RuntimeError("the tokens are not what they seem")
+            case x if x == REFUSE:
+                raise InvalidRequestError("the prompt is too long: 9 tokens, the limit is 8")
+        finished = list(request.finished) + [False] * request.params.n
+        for index in range(request.params.n):
+            if not finished[index]:
+                self.sequences[request.request_id, index] = FakeSequence(request, index)
+
+    def abort(self, request_id: str, index: int | None = None) -> None:
+        for key in list(self.sequences):
+            if key[0] == request_id and index in (None, key[1]):
+                del self.sequences[key]
+
+    def has_work(self) -> bool:
+        return bool(self.sequences)
+
+    def step(self) -> list[SequenceDelta]:
+        time.sleep(STEP_S)
+        deltas = []
+        for key, sequence in list(self.sequences.items()):
+            prompt = sequence.request.prompt_ids
+            if prompt[0] == HANG:
+                continue
+            if prompt[0] == RAISE_IN_STEP:
+                raise RuntimeError("the step went wrong")
+            if prompt[0] == DIE_AT and len(sequence.outputs) + 1 == prompt[1]:
+                os.kill(os.getpid(), signal.SIGKILL)
+            deltas.append(sequence.next())
+            if deltas[-1].finish_reason is not None:
+                del self.sequences[key]
+        self.last_step_rows = len(deltas)
+        self.counters.steps += 1
+        self.counters.generation_tokens += len(deltas)
+        return deltas
+
+    def stats(self) -> EngineStats:
+        self.counters.running = len(self.sequences)
+        return self.counters
+
+
+def build(options: EngineOptions) -> tuple[FakeEngine, EngineReady]:
+    """``options.model``: "missing" fails to load, "crash" dies, a path dies unless that file exists, a number is the
+    limit of running sequences."""
+    if options.model == "missing":
+        raise ModelLoadError("there is no such model")
+    if options.model == "crash" or (options.model.startswith("/") and not Path(options.model).exists()):
+        os._exit(7)
+    limit = int(options.model) if options.model.isdecimal() else 1000
+    ready = EngineReady(
+        model="fake",
+        context_length=4096,
+        vocab_size=VOCABULARY,
+        max_queue=options.max_queue or 1000,
+        max_running=limit,
+        choices=[Choice("backend", "fake", "a test")],
+    )
+    return FakeEngine(), ready
