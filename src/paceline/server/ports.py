@@ -6,7 +6,7 @@ process can be replaced without touching HTTP code.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any, Protocol
 
 from paceline.engine.messages import EngineReady, EngineStats, Request, SequenceDelta
@@ -24,10 +24,18 @@ class EngineClient(Protocol):
         """Why the engine is gone for good; None while it lives (or is being restarted)."""
 
     @property
-    def stats(self) -> EngineStats:
-        """The newest statistics that the engine sent."""
+    def serving(self) -> bool:
+        """Whether an engine process is computing now; False while one starts again."""
 
-    def generate(self, request: Request) -> AsyncIterator[SequenceDelta]:
+    @property
+    def num_restarts(self) -> int:
+        """Dead engine processes that were replaced."""
+
+    @property
+    def stats(self) -> EngineStats:
+        """The newest statistics; counters go on over restarts."""
+
+    def generate(self, request: Request) -> AsyncGenerator[SequenceDelta, None]:
         """Deltas of all sequences of ``request`` until each has its ``finish_reason``. Closing the iterator early
         aborts the request. Raises ``OverloadedError`` (queue full) or ``EngineDeadError`` at the first step."""
 

@@ -1,0 +1,186 @@
+"""From a request body to what the engine takes: ``SamplingParams``, token ids, ``Request``.
+
+Also used by whoever takes OpenAI bodies without HTTP (offline batches). Nothing here waits or needs an event loop.
+
+Defaults are OpenAI's, whatever the model's ``generation_config.json`` recommends: temperature 1, top_p 1, 16 new
+tokens for a completion, up to the context's end for a chat.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from paceline.engine.messages import EngineReady, Request
+from paceline.errors import InvalidRequestError
+from paceline.sampling.params import SamplingParams
+from paceline.server.ports import Tokenizer
+from paceline.server.problems import ApiError
+from paceline.server.schemas import ChatCompletionRequest, CompletionRequest, SamplingBody, TemplateBody
+
+_SAME_NAME = (
+    "n", "min_tokens", "temperature", "top_p", "top_k", "min_p", "typical_p", "presence_penalty", "frequency_penalty",
+    "repetition_penalty", "logit_bias", "seed", "ignore_eos", "include_stop_str_in_output", "skip_special_tokens",
+    "prompt_logprobs",
+)  # fmt: skip
+
+
+def completion_params(body: CompletionRequest, tokenizer: Tokenizer) -> SamplingParams:
+    """Sampling parameters of a completion, validated. ``max_tokens=0`` is allowed with ``echo`` only (it scores the
+    prompt): the engine then makes one token that nobody sees (see ``only_scores``)."""
+    prompt_logprobs = body.prompt_logprobs
+    if body.stream and prompt_logprobs is not None:
+        raise InvalidRequestError("prompt_logprobs is not available in a stream", param="prompt_logprobs")
+    if body.echo and body.logprobs is not None:
+        prompt_logprobs = max(body.logprobs, prompt_logprobs or 0)
+    if not only_scores(body):
+        return _params(body, tokenizer, body.max_tokens, body.logprobs, prompt_logprobs)
+    params = _params(body, tokenizer, 1, body.logprobs, prompt_logprobs)
+    return msgspec.structs.replace(params, ignore_eos=True, stop=(), stop_token_ids=())
+
+
+def only_scores(body: CompletionRequest) -> bool:
+    """Whether only the prompt's own log probabilities are wanted."""
+    return body.echo and body.max_tokens == 0
+
+
+def chat_params(body: ChatCompletionRequest, tokenizer: Tokenizer) -> SamplingParams:
+    """Sampling parameters of a chat completion, validated."""
+    if body.top_logprobs is not None and not body.logprobs:
+        raise InvalidRequestError("top_logprobs needs logprobs to be true", param="top_logprobs")
+    if body.stream and body.prompt_logprobs is not None:
+        raise InvalidRequestError("prompt_logprobs is not available in a stream", param="prompt_logprobs")
+    max_tokens = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
+    logprobs = (body.top_logprobs or 0) if body.logprobs else None
+    return _params(body, tokenizer, max_tokens, logprobs, body.prompt_logprobs)
+
+
+def _params(
+    body: SamplingBody, tokenizer: Tokenizer, max_tokens: int | None, logprobs: int | None, prompt_logprobs: int | None
+) -> SamplingParams:
+    if body.stream_options is not None and not body.stream:
+        raise InvalidRequestError("stream_options needs stream to be true", param="stream_options")
+    fields: dict[str, Any] = {name: getattr(body, name) for name in _SAME_NAME}
+    fields.update(max_tokens=max_tokens, logprobs=logprobs, prompt_logprobs=prompt_logprobs)
+    fields.update(stop=tuple(body.stop), stop_token_ids=tuple(body.stop_token_ids), bad_words=tuple(body.bad_words))
+    params = SamplingParams(**fields)
+    params.validate(tokenizer.vocab_size)
+    if params.bad_words:
+        params = msgspec.structs.replace(params, bad_words_ids=bad_words_ids(params.bad_words, tokenizer))
+    return params
+
+
+def bad_words_ids(words: Sequence[str], tokenizer: Tokenizer) -> tuple[tuple[int, ...], ...]:
+    """Token sequences that spell each word, at the beginning of a text and inside one (after a space)."""
+    found: dict[tuple[int, ...], None] = {}
+    for word in words:
+        for text in (word, " " + word.lstrip()):
+            ids = tuple(tokenizer.encode(text, add_special_tokens=False))
+            if ids:
+                found[ids] = None
+    return tuple(found)
+
+
+def chat_prompt(body: TemplateBody, tokenizer: Tokenizer) -> str:
+    """The messages in the form that the model was trained on."""
+    if body.continue_final_message and body.add_generation_prompt and "add_generation_prompt" in body.model_fields_set:
+        raise InvalidRequestError(
+            "add_generation_prompt and continue_final_message exclude each other", param="continue_final_message"
+        )
+    for index, turn in enumerate(body.messages):
+        if turn.content is None and not (turn.role == "assistant" and turn.reasoning_content):
+            raise InvalidRequestError(f"messages[{index}].content is missing", param=f"messages[{index}].content")
+    messages = [{"content": "", **message.model_dump(exclude_none=True)} for message in body.messages]
+    for message in messages:
+        if message["role"] == "developer":
+            message["role"] = "system"
+    try:
+        return tokenizer.apply_chat_template(
+            messages,
+            add_generation_prompt=body.add_generation_prompt and not body.continue_final_message,
+            continue_final_message=body.continue_final_message,
+            **body.chat_template_kwargs,
+        )
+    except InvalidRequestError:
+        raise
+    except Exception as error:  # templates come with models: they raise what they like, mostly on the order of roles
+        raise InvalidRequestError(
+            f"the model's chat template refuses the messages: {error}", param="messages"
+        ) from None
+
+
+def chat_prompt_ids(body: TemplateBody, tokenizer: Tokenizer) -> list[int]:
+    """Token ids of the messages. Templates write special tokens themselves, so none are added by default."""
+    return encode_text(chat_prompt(body, tokenizer), tokenizer, body.add_special_tokens)
+
+
+def prompts_of(body: CompletionRequest) -> list[str | list[int]]:
+    """The prompts of a completion request, as texts or token ids."""
+    prompt = body.prompt
+    if isinstance(prompt, str) or type(prompt[0]) is int:
+        return [prompt]
+    return list(prompt)
+
+
+def encode_prompts(
+    prompts: Sequence[str | list[int]], tokenizer: Tokenizer, add_special_tokens: bool
+) -> list[list[int]]:
+    """Token ids of each prompt; ids from the client are checked against the vocabulary."""
+    return [
+        encode_text(prompt, tokenizer, add_special_tokens)
+        if isinstance(prompt, str)
+        else _checked_ids(prompt, tokenizer)
+        for prompt in prompts
+    ]
+
+
+def encode_text(text: str, tokenizer: Tokenizer, add_special_tokens: bool) -> list[int]:
+    """Token ids of ``text``. Raises ``InvalidRequestError`` for text that is not valid Unicode."""
+    try:
+        return tokenizer.encode(text, add_special_tokens=add_special_tokens)
+    except UnicodeEncodeError:
+        raise InvalidRequestError("the prompt contains a lone surrogate, which is not a character") from None
+
+
+def _checked_ids(ids: list[int], tokenizer: Tokenizer) -> list[int]:
+    if min(ids) < 0 or max(ids) >= tokenizer.vocab_size:
+        bad = next(token for token in ids if not 0 <= token < tokenizer.vocab_size)
+        raise InvalidRequestError(
+            f"prompt: token id {bad} is not in the vocabulary of {tokenizer.vocab_size}", param="prompt"
+        )
+    return ids
+
+
+def check_length(prompt_ids: Sequence[int], params: SamplingParams, ready: EngineReady, param: str) -> None:
+    """Refuses an empty prompt, and one that leaves no room for what was asked, with the numbers."""
+    length, limit = len(prompt_ids), ready.context_length
+    if length == 0:
+        raise InvalidRequestError("the prompt is empty: it has no tokens", param=param)
+    wanted = params.max_tokens or 1
+    if length + wanted <= limit:
+        return
+    message = f"The model's context length is {limit} tokens; the prompt has {length}"
+    if length < limit:
+        message += f" and {wanted} new ones were asked for: shorten the prompt or lower max_tokens."
+    else:
+        message += ", which leaves no room for an answer: shorten the prompt."
+    raise ApiError(400, message, param=param, code="context_length_exceeded")
+
+
+def to_request(
+    request_id: str, prompt_ids: list[int], params: SamplingParams, body: SamplingBody, arrival_time: float
+) -> Request:
+    """One prompt as the engine takes it; a seed is drawn when the client gave none."""
+    if params.seed is None:
+        params = msgspec.structs.replace(params, seed=secrets.randbits(63))
+    return Request(
+        request_id=request_id,
+        prompt_ids=prompt_ids,
+        params=params,
+        arrival_time=arrival_time,
+        priority=body.priority,
+        latency_class=body.latency_class,
+    )

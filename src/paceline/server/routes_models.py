@@ -1,0 +1,75 @@
+"""``/v1/models``, ``/tokenize`` and ``/detokenize``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+
+from paceline.server import conversion
+from paceline.server.context import ServerContext, off_loop
+from paceline.server.intake import check, read_body, read_json
+from paceline.server.schemas import DetokenizeRequest, TokenizeChatRequest, TokenizeCompletionRequest
+from paceline.server.sse import JsonAnswer
+
+
+def routes(context: ServerContext) -> APIRouter:
+    """What clients ask about the model of ``context``."""
+    router = APIRouter()
+
+    @router.get("/v1/models")
+    async def models() -> Response:
+        return JsonAnswer({"object": "list", "data": [_model(context, name) for name in context.config.model_names]})
+
+    @router.get("/v1/models/{model:path}")
+    async def model(model: str) -> Response:
+        context.check_model(model)
+        return JsonAnswer(_model(context, model))
+
+    @router.post("/tokenize")
+    async def tokenize(http: HttpRequest) -> Response:
+        return JsonAnswer(await _tokenize(context, http))
+
+    @router.post("/detokenize")
+    async def detokenize(http: HttpRequest) -> Response:
+        body = await read_body(http, context, DetokenizeRequest)
+        _, tokenizer, _ = context.loaded()
+        ids = conversion.encode_prompts([body.tokens], tokenizer, False)[0] if body.tokens else []
+        text = await off_loop(4 * len(ids), lambda: tokenizer.decode(ids, skip_special_tokens=False))
+        return JsonAnswer({"prompt": text})
+
+    return router
+
+
+def _model(context: ServerContext, name: str) -> dict[str, Any]:
+    ready = context.engine.ready
+    return {
+        "id": name,
+        "object": "model",
+        "created": context.created,
+        "owned_by": "paceline",
+        "root": ready.model if ready else context.model_name,
+        "parent": None,
+        "max_model_len": ready.context_length if ready else None,
+    }
+
+
+async def _tokenize(context: ServerContext, http: HttpRequest) -> dict[str, Any]:
+    data = await read_json(http, context)
+    ready, tokenizer, table = context.loaded()
+    body: TokenizeChatRequest | TokenizeCompletionRequest
+    if "messages" in data:
+        chat = body = check(data, context, TokenizeChatRequest)
+        size = sum(len(message.content or "") for message in chat.messages)
+        ids = await off_loop(size, lambda: conversion.chat_prompt_ids(chat, tokenizer))
+    else:
+        text = body = check(data, context, TokenizeCompletionRequest)
+        ids = await off_loop(
+            len(text.prompt), lambda: conversion.encode_text(text.prompt, tokenizer, text.add_special_tokens)
+        )
+    answer: dict[str, Any] = {"count": len(ids), "max_model_len": ready.context_length, "tokens": ids}
+    if body.return_token_strs:
+        answer["token_strs"] = [table[token].decode("utf-8", "replace") for token in ids]
+    return answer
