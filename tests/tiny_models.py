@@ -105,6 +105,7 @@ CONFIGS = {
     "gemma3_text": _gemma3_text,
     "gemma3": _gemma3,
     "phi3": lambda: _config(Phi3Config, sliding_window=WINDOW),
+    "phi3-partial-rotary": lambda: _config(Phi3Config, partial_rotary_factor=0.75, head_dim=16),
     "phi3-longrope-short": lambda: _config(Phi3Config, **_longrope(original=64)),
     "phi3-longrope-long": lambda: _config(Phi3Config, **_longrope(original=16)),
     "olmo2": lambda: _config(Olmo2Config),

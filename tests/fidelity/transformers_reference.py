@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from paged_runner import PagedRunner
-from tiny_models import CONTEXTS, tiny_model
 
 from paceline.backends.base import Backend
 from paceline.models.loading import load_model
+from paged_runner import PagedRunner
+from tiny_models import CONTEXTS, tiny_model
 
 LENGTHS = (45, 23, 31)
 

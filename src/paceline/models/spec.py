@@ -61,7 +61,7 @@ class ModelSpec:
     family: str  # the config's model_type
     vocab_size: int
     hidden_size: int
-    intermediate_size: int  # of the dense MLP
+    intermediate_size: int  # of the dense MLP; 0 where every layer has experts
     num_heads: int
     num_kv_heads: int
     head_dim: int

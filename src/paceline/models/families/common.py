@@ -25,10 +25,17 @@ class ConfigReader:
     """A config dict and the context to serve, with the questions that every family asks."""
 
     def __init__(
-        self, config: Config, context_length: int | None, *, theta: float = 10_000.0, head_dim: int | None = None
+        self,
+        config: Config,
+        context_length: int | None,
+        *,
+        theta: float = 10_000.0,
+        head_dim: int | None = None,
+        window: int | None = None,
     ) -> None:
-        """``theta`` and ``head_dim`` are the family's defaults where the config is silent."""
+        """``theta``, ``head_dim`` and ``window`` are the family's defaults where the config is silent."""
         self.config = config
+        self.window = config.get("sliding_window", window)  # null switches it off, absent means the default
         self.family = str(config.get("model_type"))
         self.default_theta = theta
         self.num_layers = self.size("num_hidden_layers")
@@ -76,7 +83,7 @@ class ConfigReader:
     def windows(self, sliding: Sequence[bool]) -> list[int]:
         """Window of each layer, given which ones slide. A window that the served context never exceeds is no window:
         the layer then shares blocks with the global ones."""
-        size = int(self.get("sliding_window", 0))
+        size = int(self.window or 0)
         size = 0 if size >= self.context_length else size
         return [size if slides else 0 for slides in sliding]
 
@@ -93,11 +100,12 @@ def llama_like(reader: ConfigReader, layers: Sequence[LayerSpec] | None = None, 
         layers = uniform_layers(reader)
     if len(layers) != reader.num_layers:
         raise ModelLoadError(f"the config describes {len(layers)} layers, but num_hidden_layers is {reader.num_layers}")
+    dense = any(layer.moe is None for layer in layers)
     values: dict[str, Any] = {
         "family": reader.family,
         "vocab_size": reader.size("vocab_size"),
         "hidden_size": reader.size("hidden_size"),
-        "intermediate_size": reader.size("intermediate_size"),
+        "intermediate_size": reader.size("intermediate_size") if dense else 0,
         "num_heads": reader.num_heads,
         "num_kv_heads": int(reader.get("num_key_value_heads", reader.num_heads)),
         "head_dim": reader.head_dim,

@@ -17,7 +17,7 @@ _NAMES = TensorNames(
 
 def gemma2(config: Config, context_length: int | None) -> ModelSpec:
     """Local and global layers in turn; soft caps on scores and logits."""
-    reader = ConfigReader(config, context_length, head_dim=256)
+    reader = ConfigReader(config, context_length, head_dim=256, window=4096)
     sliding = reader.sliding_layers([i % 2 == 0 for i in range(reader.num_layers)])
     return _gemma(
         reader,
@@ -29,7 +29,7 @@ def gemma2(config: Config, context_length: int | None) -> ModelSpec:
 
 def gemma3_text(config: Config, context_length: int | None) -> ModelSpec:
     """Five local layers to a global one, each kind with its own rotation; q and k are normed per head."""
-    reader = ConfigReader(config, context_length, theta=1_000_000.0, head_dim=256)
+    reader = ConfigReader(config, context_length, theta=1_000_000.0, head_dim=256, window=4096)
     pattern = int(reader.get("sliding_window_pattern", reader.get("_sliding_window_pattern", 6)))
     sliding = reader.sliding_layers([(i + 1) % pattern != 0 for i in range(reader.num_layers)])
     far, near = reader.rope(rope_parameters(config, 1_000_000.0, "full_attention")), reader.rope(_local_rope(config))

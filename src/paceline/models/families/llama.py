@@ -34,8 +34,8 @@ def smollm3(config: Config, context_length: int | None) -> ModelSpec:
 
 
 def mistral(config: Config, context_length: int | None) -> ModelSpec:
-    """All layers slide when the config has a window."""
-    reader = ConfigReader(config, context_length)
+    """All layers slide, unless the config switches it off."""
+    reader = ConfigReader(config, context_length, window=4096)
     return llama_like(reader, uniform_layers(reader, sliding=[True] * reader.num_layers))
 
 

@@ -8,20 +8,20 @@ from paceline.models.spec import LayerSpec, ModelSpec, MoESpec
 
 def qwen2(config: Config, context_length: int | None) -> ModelSpec:
     """Biases on q, k and v only."""
-    reader = ConfigReader(config, context_length)
+    reader = ConfigReader(config, context_length, window=4096)
     return llama_like(reader, _layers(reader), qkv_bias=True)
 
 
 def qwen3(config: Config, context_length: int | None) -> ModelSpec:
     """Per-head norm on q and k."""
-    reader = ConfigReader(config, context_length, head_dim=128)
+    reader = ConfigReader(config, context_length, head_dim=128, window=4096)
     bias = bool(reader.get("attention_bias", False))
     return llama_like(reader, _layers(reader), qk_norm="per_head", qkv_bias=bias, output_bias=bias)
 
 
 def qwen3_moe(config: Config, context_length: int | None) -> ModelSpec:
     """Qwen3 with experts, except in layers that the config keeps dense."""
-    reader = ConfigReader(config, context_length)
+    reader = ConfigReader(config, context_length, window=4096)
     experts = MoESpec(
         num_experts=int(reader.get("num_experts", reader.get("num_local_experts", 128))),
         top_k=int(reader.get("num_experts_per_tok", 8)),

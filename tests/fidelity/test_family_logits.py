@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 
 import pytest
 import torch
-from paged_runner import Chunk, PagedRunner
-from tiny_models import CONFIGS, WINDOW
 from transformers_reference import Reference
 
 from paceline.backends.base import Backend
+from paged_runner import Chunk, PagedRunner
+from tiny_models import CONFIGS, WINDOW
 
 TOLERANCE = 2e-5  # of the largest logit
 
