@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from contextlib import ExitStack
@@ -16,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from paceline.errors import ModelLoadError
+from paceline.models.checkpoint_files import read_json
 from paceline.quantization.packed import Kind, PackedWeight
 
 _KINDS: dict[torch.dtype, Kind] = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}
@@ -60,16 +60,6 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     if path.is_dir():
         return SafetensorsCheckpoint(path)
     raise ModelLoadError(f"{path} is neither a folder nor a .gguf file")
-
-
-def read_json(path: Path) -> Any:
-    """Parses a JSON file; a missing or malformed one is a ``ModelLoadError`` that names it."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ModelLoadError(f"{path.parent} has no {path.name}; is it a Hugging Face model folder?") from error
-    except (OSError, ValueError) as error:
-        raise ModelLoadError(f"cannot read {path}: {error}") from error
 
 
 class SafetensorsCheckpoint:
