@@ -1,0 +1,70 @@
+// Which kernel variants this CPU can run, and the plain read loop that memory speed is measured with.
+#include <immintrin.h>
+
+#include <algorithm>
+#include <atomic>
+
+#include "kernels.h"
+#include "stream.h"
+#include "team.h"
+
+namespace paceline {
+
+std::vector<const Kernels*> available_kernels() {
+  std::vector<const Kernels*> out;
+  __builtin_cpu_init();
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+                      __builtin_cpu_supports("avx512vnni");
+  if (avx512 && __builtin_cpu_supports("avx512bf16")) out.push_back(&kernels_avx512_bf16());
+  if (avx512) out.push_back(&kernels_avx512());
+  if (avx2) out.push_back(&kernels_avx2());
+  return out;
+}
+
+namespace {
+
+__attribute__((target("avx2"))) uint64_t read_all(const uint8_t* data, size_t bytes) {
+  __m256i sums[4] = {};
+  for (size_t i = 0; i + 128 <= bytes; i += 128)
+    for (int j = 0; j < 4; ++j)
+      sums[j] = _mm256_add_epi64(sums[j], _mm256_load_si256(reinterpret_cast<const __m256i*>(data + i + 32 * j)));
+  const __m256i all = _mm256_add_epi64(_mm256_add_epi64(sums[0], sums[1]), _mm256_add_epi64(sums[2], sums[3]));
+  alignas(32) uint64_t parts[4];
+  _mm256_store_si256(reinterpret_cast<__m256i*>(parts), all);
+  return parts[0] + parts[1] + parts[2] + parts[3];
+}
+
+class ReadStages final : public Stages {
+ public:
+  ReadStages(const uint8_t* data, size_t bytes) : data_(data), pieces_(static_cast<int>(bytes / kPiece)) {}
+  int count() const override { return 1; }
+  int chunks(int) override { return std::min(pieces_, kMaxChunks); }
+  void run(int, int chunk, int) override {
+    const int n = chunks(0);
+    const size_t first = static_cast<size_t>(pieces_) * chunk / n, last = static_cast<size_t>(pieces_) * (chunk + 1) / n;
+    sum_ += read_all(data_ + first * kPiece, (last - first) * kPiece);
+  }
+  uint64_t sum() const { return sum_; }
+
+ private:
+  static constexpr size_t kPiece = size_t{64} << 10;
+  const uint8_t* data_;
+  int pieces_;
+  std::atomic<uint64_t> sum_{0};
+};
+
+}  // namespace
+
+StreamBuffer::StreamBuffer(size_t bytes) : bytes_(bytes / (64 << 10) * (64 << 10)), data_(arena_.take(bytes_)) {
+  for (size_t i = 0; i < bytes_; i += 8) data_[i] = static_cast<uint8_t>(i >> 12);
+}
+
+uint64_t StreamBuffer::read(Team& team) {
+  ReadStages stages(data_, bytes_);
+  team.run(stages);
+  return stages.sum();
+}
+
+}  // namespace paceline

@@ -1,0 +1,104 @@
+// Reading and writing the paged cache: one block holds 16 keys as [dim][16] and 16 values as [16][dim rounded up to 16].
+#pragma once
+
+#include "math.h"
+#include "rows.h"
+
+namespace PACELINE_ISA {
+
+struct CacheF32 {
+  using Item = float;
+  static F get(const Item* p) { return load(p); }
+  static void put(Item* p, float v) { *p = v; }
+};
+struct CacheF16 {
+  using Item = uint16_t;
+  static F get(const Item* p) { return load_f16(p); }
+  static void put(Item* p, float v) { *p = static_cast<uint16_t>(_cvtss_sh(v, 0)); }
+};
+struct CacheBf16 {
+  using Item = uint16_t;
+  static F get(const Item* p) { return load_bf16(p); }
+  static void put(Item* p, float v) {
+    uint32_t bits;
+    __builtin_memcpy(&bits, &v, 4);
+    *p = static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);  // round to nearest even
+  }
+};
+
+template <class C>
+struct Head {  // one kv head of one block
+  typename C::Item* keys;
+  typename C::Item* values;
+};
+
+template <class C>
+inline Head<C> head_at(const AttentionOp& op, int block, int kv_head) {
+  uint8_t* at = op.cache->data + block * op.cache->block_bytes + op.layer_in_group * op.cache->layer_bytes +
+                kv_head * op.cache->head_bytes;
+  auto* keys = reinterpret_cast<typename C::Item*>(at);
+  return {keys, keys + op.dim * kBlock};
+}
+
+// Optional norm, then rotate-half rotation of the first 2 * half dims.
+inline void rotate_head(const float* from, const float* norm, float eps, const float* cos_sin, int half, int dim,
+                        float* to) {
+  for (int d = 0; d < dim; ++d) to[d] = from[d];
+  if (norm) {
+    const float scale = rms_scale(from, dim, eps);
+    for (int d = 0; d < dim; ++d) to[d] = from[d] * scale * norm[d];
+  }
+  for (int i = 0; i < half; ++i) {
+    const float c = cos_sin[i], s = cos_sin[half + i], a = to[i], b = to[half + i];
+    to[i] = a * c - b * s;
+    to[half + i] = b * c + a * s;
+  }
+}
+
+// The queries, key and value of one kv head of one row: norm, rotation, key and value into the row's slot.
+template <class C>
+inline void store_head(const AttentionOp& op, const Step& step, const std::vector<Rope>& ropes, int row, int kv_head) {
+  constexpr int kMaxDim = 512;
+  float rotated[kMaxDim];
+  float* qkv = plain_row(op.qkv, row);
+  const int per = op.heads / op.kv_heads, dim = op.dim;
+  const Rope* rope = op.rope >= 0 ? &ropes[op.rope] : nullptr;
+  const int half = rope ? static_cast<int>(rope->inv_freq.size()) : 0;
+  const float* cos_sin = rope ? rope->table + static_cast<size_t>(row) * 2 * half : nullptr;
+  const bool each = !op.norm_whole;
+  for (int h = kv_head * per; h < (kv_head + 1) * per; ++h) {
+    rotate_head(qkv + h * dim, each ? op.q_norm : nullptr, op.eps, cos_sin, half, dim, rotated);
+    float* q = plain_row(op.q, row) + h * dim;
+    for (int d = 0; d < dim; ++d) q[d] = rotated[d] * op.scale;
+  }
+  const float* key = qkv + (op.heads + kv_head) * dim;
+  const float* value = qkv + (op.heads + op.kv_heads + kv_head) * dim;
+  rotate_head(key, each ? op.k_norm : nullptr, op.eps, cos_sin, half, dim, rotated);
+  const int slot = step.slots[static_cast<size_t>(op.group) * step.rows + row];
+  const Head<C> head = head_at<C>(op, slot / kBlock, kv_head);
+  const int lane = slot % kBlock, padded = round_up(dim, 16);
+  for (int d = 0; d < dim; ++d) C::put(head.keys + d * kBlock + lane, rotated[d]);
+  for (int d = 0; d < dim; ++d) C::put(head.values + lane * padded + d, value[d]);
+}
+
+// Norm over all heads of a row at once, in place (before store_head).
+inline void norm_whole_row(const AttentionOp& op, int row) {
+  float* q = plain_row(op.qkv, row);
+  const int widths[2] = {op.heads * op.dim, op.kv_heads * op.dim};
+  const float* norms[2] = {op.q_norm, op.k_norm};
+  for (int part = 0; part < 2; ++part) {
+    if (norms[part]) {
+      const float scale = rms_scale(q, widths[part], op.eps);
+      for (int i = 0; i < widths[part]; ++i) q[i] = q[i] * scale * norms[part][i];
+    }
+    q += widths[part];
+  }
+}
+
+template <class C>
+inline void store_row(const AttentionOp& op, const Step& step, const std::vector<Rope>& ropes, int row) {
+  if (op.norm_whole) norm_whole_row(op, row);
+  for (int h = 0; h < op.kv_heads; ++h) store_head<C>(op, step, ropes, row, h);
+}
+
+}  // namespace PACELINE_ISA

@@ -1,0 +1,115 @@
+// The data that kernels read and write. Plain structs: every instruction-set variant shares them.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace paceline {
+
+constexpr int kTile = 16;    // outputs of one weight tile, and keys of one cache tile: lanes of one vector
+constexpr int kGroup = 32;   // activations that share one int8 scale
+constexpr int kBlock = 16;   // tokens of one cache block: exactly one key tile
+constexpr int kSplit = 256;  // keys of one attention partial; partials are always merged in order (row invariance)
+
+constexpr int round_up(int value, int step) { return (value + step - 1) / step * step; }
+
+enum class Kind : uint8_t { F32, F16, BF16, Q4, Q8 };
+
+// Rows of one checkpoint weight, laid out in tiles of 16 outputs.
+//   F32, F16: [k][16]            BF16: [k / 2][16][2]
+//   Q4: [scales][minima] then per group of 32: 4 lines of 64 bytes; byte 4 * o + i of line j holds the codes of output
+//       o for k = 8 j + i (low nibble) and k = 8 j + 4 + i (high nibble)
+//   Q8: [scales][minima] then per group of 32: 8 lines of 64 bytes; byte 4 * o + i of line j is k = 4 j + i
+// scales and minima: [groups][16], float16 or float32.
+struct Segment {
+  Kind kind = Kind::F32;
+  bool has_min = false;
+  bool scale_f32 = false;
+  int group = kGroup;  // codes that share a scale: 16 or 32 (larger groups are repeated when packing)
+  int outs = 0;
+  int first_out = 0;   // column of the stacked matrix
+  int first_tile = 0;
+  int tiles = 0;
+  int k = 0;           // padded inner size
+  size_t tile_bytes = 0;
+  size_t code_offset = 0;  // of the codes inside a tile
+  const uint8_t* data = nullptr;
+};
+
+struct Matrix {
+  std::vector<Segment> segments;
+  int outs = 0;
+  int k = 0;  // unpadded inner size
+  int tiles = 0;
+  size_t bytes = 0;
+
+  const Segment& segment_of(int tile) const {
+    size_t s = 0;
+    while (s + 1 < segments.size() && tile >= segments[s + 1].first_tile) ++s;
+    return segments[s];
+  }
+};
+
+// Activations of up to max_rows rows. Which forms exist is decided when the program is recorded. Matrix products read
+// rows in blocks of 8, so that all rows of a block are at constant offsets from one pointer.
+constexpr int kRowBlock = 8;
+
+// One group of 32 activations of 8 rows: value ~ q * scale; sum = scale * sum(q); n8 = -8 * sum(q); n8_first the same
+// over the first 16.
+struct alignas(64) QuantGroup {
+  int8_t q[kRowBlock][kGroup];
+  float scale[kRowBlock];
+  float sum[kRowBlock];
+  int32_t n8[kRowBlock];
+  int32_t n8_first[kRowBlock];
+};
+static_assert(sizeof(QuantGroup) == 384);
+
+struct Rows {
+  int width = 0;
+  int padded = 0;  // width rounded up to a whole group; the padding stays zero
+  float* plain = nullptr;      // [row][padded]
+  QuantGroup* quant = nullptr;  // [row / 8][padded / 32]
+  float* dense = nullptr;      // [row / 8][padded][8]
+  uint16_t* bf16 = nullptr;    // [row / 8][padded / 2][8][2]
+
+  int groups() const { return padded / kGroup; }
+};
+
+enum class CacheType : uint8_t { F32, F16, BF16 };
+
+// Paged keys and values of one group of layers: [block][layer][kv head][ keys: [dim][16], values: [16][dim] ].
+struct CacheGroup {
+  uint8_t* data = nullptr;
+  size_t head_bytes = 0;   // keys and values of one head in one block
+  size_t layer_bytes = 0;
+  size_t block_bytes = 0;
+  int window = 0;
+};
+
+struct AttentionTask {
+  int seq;
+  int first_row;
+  int rows;   // 1 in a token tree
+  bool tree;  // the row sees the context and its ancestors only
+};
+
+// One step's input (see Batch in backends/base.py) and what is derived from it once a step.
+struct Step {
+  int rows = 0, seqs = 0, logit_rows = 0, groups = 0, table_width = 0;
+  const int32_t* token_ids = nullptr;
+  const int32_t* positions = nullptr;
+  const int32_t* row_starts = nullptr;
+  const int32_t* context_lens = nullptr;
+  const int32_t* slots = nullptr;
+  const int32_t* block_tables = nullptr;
+  const int32_t* selected = nullptr;
+  const int32_t* parents = nullptr;
+  float* logits = nullptr;
+
+  std::vector<AttentionTask> tasks;
+  int splits = 1;  // partials computed in parallel per task; 1: a task walks all its keys itself
+};
+
+}  // namespace paceline

@@ -1,0 +1,233 @@
+#include "program.h"
+
+#include <algorithm>
+#include <chrono>
+#include <stdexcept>
+
+namespace paceline {
+namespace {
+
+int divide_up(int a, int b) { return (a + b - 1) / b; }
+
+double now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+// Chunks are small enough that a thread which loses its time slice holds up little work, large enough that claiming
+// them costs nothing beside running them.
+int chunk_size(int items, int threads, int chunks_a_thread) {
+  return std::max({1, items / (threads * chunks_a_thread), divide_up(items, kMaxChunks)});
+}
+
+bool is_tree(const Step& s, int seq) {
+  if (!s.parents) return false;
+  for (int i = s.row_starts[seq]; i < s.row_starts[seq + 1]; ++i)
+    if (s.parents[i] != i - s.row_starts[seq] - 1) return true;
+  return false;
+}
+
+constexpr const char* kOpNames[] = {"rope", "embed", "rowwise", "linear", "gated", "attention", "moe"};
+constexpr const char* kPartNames[] = {"", ".store", ".split", "", ".route", ".gather", ".gated", ".down", ".combine"};
+
+}  // namespace
+
+Cache::Cache(CacheType type, const std::vector<CacheShape>& shapes) : type(type) {
+  const size_t item = type == CacheType::F32 ? 4 : 2;
+  for (const CacheShape& shape : shapes) {
+    CacheGroup g;
+    g.head_bytes = static_cast<size_t>(shape.dim + round_up(shape.dim, 16)) * kBlock * item;
+    g.layer_bytes = g.head_bytes * shape.kv_heads;
+    g.block_bytes = g.layer_bytes * shape.layers;
+    g.window = shape.window;
+    g.data = arena_.take(g.block_bytes * shape.blocks);
+    groups.push_back(g);
+  }
+}
+
+Program::Program(std::shared_ptr<Team> team, std::shared_ptr<Cache> cache, const Kernels& kernels, int max_rows)
+    : team_(std::move(team)), cache_(std::move(cache)), kernels_(kernels), max_rows_(max_rows) {}
+
+int Program::rows(int width, int want, int capacity) {
+  Rows r;
+  r.width = width;
+  r.padded = round_up(width, kGroup);
+  const size_t all = round_up(capacity ? capacity : max_rows_, kRowBlock);
+  const auto take = [&](size_t bytes) { return arena_.take(bytes); };
+  if (want & kPlain) r.plain = reinterpret_cast<float*>(take(all * r.padded * 4));
+  if (want & kQuant) r.quant = reinterpret_cast<QuantGroup*>(take(all / kRowBlock * r.groups() * sizeof(QuantGroup)));
+  if (want & kDense) r.dense = reinterpret_cast<float*>(take(all * r.padded * 4));
+  if (want & kBf16) r.bf16 = reinterpret_cast<uint16_t*>(take(all * r.padded * 2));
+  buffers_.push_back(r);
+  return static_cast<int>(buffers_.size()) - 1;
+}
+
+int Program::rope(std::vector<float> inv_freq, float factor) {
+  Rope r{std::move(inv_freq), factor, nullptr};
+  r.table = reinterpret_cast<float*>(arena_.take(static_cast<size_t>(max_rows_) * 2 * r.inv_freq.size() * 4));
+  ropes_.push_back(r);
+  return static_cast<int>(ropes_.size()) - 1;
+}
+
+void Program::seal() {
+  size_t attention = 0, width = 0;
+  std::vector<Op> all(ropes_.begin(), ropes_.end());
+  all.insert(all.end(), std::make_move_iterator(ops_.begin()), std::make_move_iterator(ops_.end()));
+  ops_ = std::move(all);
+  for (size_t i = 0; i < ops_.size(); ++i) {
+    const int op = static_cast<int>(i);
+    if (auto* a = std::get_if<AttentionOp>(&ops_[i])) {
+      if (a->dim > 512) throw std::invalid_argument("head_dim above 512 is not supported");
+      if (a->heads / a->kv_heads > 32) throw std::invalid_argument("more than 32 query heads per kv head");
+      attention = std::max(attention, kernels_.attention_scratch(a->dim));
+      for (Part p : {Part::Store, Part::Split, Part::Attend}) stages_.push_back({op, p});
+    } else if (std::holds_alternative<MoeOp>(ops_[i])) {
+      for (Part p : {Part::Route, Part::Gather, Part::Gated, Part::Down, Part::Combine}) stages_.push_back({op, p});
+    } else {
+      if (auto* r = std::get_if<RowwiseOp>(&ops_[i])) width = std::max<size_t>(width, r->x.padded);
+      stages_.push_back({op, Part::Whole});
+    }
+  }
+  scratch_floats_ = (std::max(attention, 2 * width) + 31) / 16 * 16;
+  scratch_.resize(scratch_floats_ * team_->size());
+}
+
+// Cuts the step's rows into attention tasks; long rows of few sequences are cut along their keys as well.
+void Program::plan(Step& s) {
+  const AttentionOp* first = nullptr;
+  for (const Op& op : ops_)
+    if ((first = std::get_if<AttentionOp>(&op))) break;
+  if (!first) return;
+  const int rows = std::clamp(32 / (first->heads / first->kv_heads), 1, 16);
+  int longest = 0;
+  for (int q = 0; q < s.seqs; ++q) {
+    const int end = s.row_starts[q + 1];
+    const bool tree = is_tree(s, q);
+    for (int r = s.row_starts[q]; r < end; r += tree ? 1 : rows)
+      s.tasks.push_back({q, r, tree ? 1 : std::min(rows, end - r), tree});
+    longest = std::max(longest, s.context_lens[q] + end - s.row_starts[q]);
+  }
+  std::reverse(s.tasks.begin(), s.tasks.end());  // the last rows of a prompt see the most keys: start with them
+  const int splits = divide_up(longest, kSplit);
+  const int units = static_cast<int>(s.tasks.size()) * first->kv_heads;
+  s.splits = splits > 2 && units < 6 * team_->size() ? splits : 1;
+  if (s.splits > 1) partials_.resize(std::max(partials_.size(), units * s.splits * partial_floats(*first)));
+}
+
+void Program::run(Step step) {
+  plan(step);
+  step_ = std::move(step);
+  team_->run(*this);
+  if (profiling_) chunks(-1);
+}
+
+int Program::items(Stage& stage) {
+  const Op& op = ops_[stage.op];
+  const int rows = step_.rows, threads = team_->size();
+  stage.per_chunk = 1;
+  const auto cut = [&](int items, int chunks_a_thread) {
+    stage.per_chunk = chunk_size(items, threads, chunks_a_thread);
+    return items;
+  };
+  if (auto* r = std::get_if<RowwiseOp>(&op)) return cut(r->select ? step_.logit_rows : rows, 4);
+  if (auto* l = std::get_if<LinearOp>(&op)) {
+    if (l->to_logits && step_.logit_rows == 0) return 0;
+    return cut(l->weight->tiles, l->weight->tiles > 512 ? 32 : 8);
+  }
+  if (auto* g = std::get_if<GatedOp>(&op)) return cut(divide_up(g->gate->tiles, 2), 8);
+  if (auto* a = std::get_if<AttentionOp>(&op)) {
+    const int tasks = static_cast<int>(step_.tasks.size()) * a->kv_heads;
+    if (stage.part == Part::Store) return cut(a->norm_whole ? rows : rows * a->kv_heads, 4);
+    if (stage.part == Part::Split) return step_.splits > 1 ? cut(tasks * step_.splits, 16) : 0;
+    return cut(tasks, 32);
+  }
+  if (auto* m = std::get_if<MoeOp>(&op)) {
+    const int active = static_cast<int>(m->expert_rows.size());
+    if (stage.part == Part::Route) return 1;
+    if (stage.part == Part::Gather) return cut(static_cast<int>(m->pair_row.size()), 4);
+    if (stage.part == Part::Gated) return cut(active * divide_up(m->gate[0]->tiles, 2), 16);
+    if (stage.part == Part::Down) return cut(active * m->down[0]->tiles, 16);
+  }
+  return cut(rows, 4);
+}
+
+int Program::chunks(int index) {
+  if (profiling_) {
+    const double time = now();
+    if (open_kind_ >= 0) seconds_[open_kind_] += time - opened_;
+    opened_ = time;
+    open_kind_ = index < 0 ? -1 : static_cast<int>(ops_[stages_[index].op].index()) * kParts + static_cast<int>(stages_[index].part);
+    if (index < 0) return 0;
+  }
+  Stage& stage = stages_[index];
+  stage.items = items(stage);
+  return divide_up(stage.items, stage.per_chunk);
+}
+
+void Program::run(int index, int chunk, int thread) {
+  const Stage& stage = stages_[index];
+  const int first = chunk * stage.per_chunk;
+  run_item_range(stage, first, std::min(first + stage.per_chunk, stage.items), thread);
+}
+
+void Program::run_item_range(const Stage& stage, int first, int last, int thread) {
+  Op& op = ops_[stage.op];
+  if (auto* l = std::get_if<LinearOp>(&op)) return kernels_.linear(*l, step_, first, last);
+  if (auto* g = std::get_if<GatedOp>(&op)) return kernels_.gated(*g, step_, first, last);
+  if (auto* m = std::get_if<MoeOp>(&op)) return mixture(*m, stage.part, first, last);
+  for (int i = first; i < last; ++i) {
+    if (auto* r = std::get_if<RowwiseOp>(&op)) kernels_.rowwise(*r, step_, i, scratch(thread));
+    else if (auto* a = std::get_if<AttentionOp>(&op)) attend(*a, stage.part, i, thread);
+    else if (auto* e = std::get_if<EmbedOp>(&op)) kernels_.embed(*e, step_, i);
+    else if (auto* t = std::get_if<Rope>(&op)) kernels_.rope_table(*t, step_, i);
+  }
+}
+
+void Program::attend(const AttentionOp& op, Part part, int item, int thread) {
+  const size_t floats = partial_floats(op);
+  const int splits = step_.splits;
+  if (part == Part::Store) {
+    if (op.norm_whole) kernels_.store_kv(cache_->type, op, step_, ropes_, item, -1);
+    else kernels_.store_kv(cache_->type, op, step_, ropes_, item / op.kv_heads, item % op.kv_heads);
+  } else if (part == Part::Split) {
+    const int unit = item / splits;
+    kernels_.attention_split(cache_->type, op, step_, unit / op.kv_heads, unit % op.kv_heads, item % splits,
+                             scratch(thread), partials_.data() + item * floats);
+  } else if (splits > 1) {
+    kernels_.attention_merge(cache_->type, op, step_, item / op.kv_heads, item % op.kv_heads, scratch(thread),
+                             partials_.data() + static_cast<size_t>(item) * splits * floats, floats);
+  } else {
+    kernels_.attention(cache_->type, op, step_, item / op.kv_heads, item % op.kv_heads, scratch(thread));
+  }
+}
+
+void Program::mixture(MoeOp& op, Part part, int first, int last) {
+  if (part == Part::Route) return kernels_.route(op, step_);
+  const int per = part == Part::Gated ? divide_up(op.gate[0]->tiles, 2) : op.down[0]->tiles;
+  for (int i = first; i < last;) {
+    if (part == Part::Gather) {
+      kernels_.gather_pair(op, i++);
+    } else if (part == Part::Combine) {
+      kernels_.combine_row(op, i++);
+    } else {
+      const int expert = i / per, end = std::min(last, (expert + 1) * per);
+      (part == Part::Gated ? kernels_.expert_gated : kernels_.expert_down)(op, expert, i % per, end - expert * per);
+      i = end;
+    }
+  }
+}
+
+void Program::profile(bool on) {
+  profiling_ = on;
+  open_kind_ = -1;
+  seconds_.fill(0.0);
+}
+
+std::vector<std::pair<std::string, double>> Program::times() {
+  std::vector<std::pair<std::string, double>> out;
+  for (size_t i = 0; i < seconds_.size(); ++i)
+    if (seconds_[i] > 0.0) out.emplace_back(std::string(kOpNames[i / kParts]) + kPartNames[i % kParts], seconds_[i]);
+  seconds_.fill(0.0);
+  return out;
+}
+
+}  // namespace paceline

@@ -1,0 +1,93 @@
+// A recorded model: ops in order, their buffers, and what it takes to run them as stages of the thread team.
+#pragma once
+
+#include <array>
+#include <memory>
+#include <string>
+#include <utility>
+#include <variant>
+
+#include "arena.h"
+#include "kernels.h"
+#include "team.h"
+
+namespace paceline {
+
+struct CacheShape {
+  int layers, kv_heads, dim, blocks, window;
+};
+
+class Cache {
+ public:
+  Cache(CacheType type, const std::vector<CacheShape>& shapes);
+  CacheType type;
+  std::vector<CacheGroup> groups;
+
+ private:
+  Arena arena_;
+};
+
+class Program final : public Stages {
+ public:
+  Program(std::shared_ptr<Team> team, std::shared_ptr<Cache> cache, const Kernels& kernels, int max_rows);
+
+  // Recording. rows() gives the number of a buffer that other ops name.
+  int rows(int width, int want, int capacity = 0);
+  int rope(std::vector<float> inv_freq, float factor);
+  const Rows& buffer(int id) const { return buffers_.at(id); }
+  const CacheGroup* cache_group(int group) const { return &cache_->groups.at(group); }
+  int max_rows() const { return max_rows_; }
+  template <class Op>
+  void add(Op op) {
+    ops_.emplace_back(std::move(op));
+  }
+  void seal();  // after the last op
+
+  void run(Step step);
+
+  // Seconds spent per kind of stage since the last call, while profiling is on.
+  void profile(bool on);
+  std::vector<std::pair<std::string, double>> times();
+
+  int count() const override { return static_cast<int>(stages_.size()); }
+  int chunks(int stage) override;
+  void run(int stage, int chunk, int thread) override;
+
+ private:
+  using Op = std::variant<Rope, EmbedOp, RowwiseOp, LinearOp, GatedOp, AttentionOp, MoeOp>;
+  enum class Part { Whole, Store, Split, Attend, Route, Gather, Gated, Down, Combine };
+  static constexpr int kParts = 9;
+  struct Stage {
+    int op;
+    Part part;
+    int items = 0;  // of this run
+    int per_chunk = 1;
+  };
+
+  void plan(Step& step);
+  int items(Stage& stage);
+  void run_item_range(const Stage& stage, int first, int last, int thread);
+  void attend(const AttentionOp& op, Part part, int item, int thread);
+  void mixture(MoeOp& op, Part part, int first, int last);
+  float* scratch(int thread) { return scratch_.data() + thread * scratch_floats_; }
+  size_t partial_floats(const AttentionOp& op) const { return size_t{32} * (2 + round_up(op.dim, 16)); }
+
+  std::shared_ptr<Team> team_;
+  std::shared_ptr<Cache> cache_;
+  const Kernels& kernels_;
+  int max_rows_;
+  Arena arena_;
+  std::vector<Rows> buffers_;
+  std::vector<Rope> ropes_;
+  std::vector<Op> ops_;
+  std::vector<Stage> stages_;
+  std::vector<float> scratch_, partials_;
+  size_t scratch_floats_ = 0;
+  Step step_;
+  bool profiling_ = false;
+  double opened_ = 0.0;
+  int open_kind_ = -1;
+  std::array<double, 8 * kParts> seconds_{};
+};
+
+}  // namespace paceline

@@ -1,0 +1,110 @@
+"""The native CPU backend: packed weights, paged cache and recorded programs run by one small thread team."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from paceline import _cpu
+from paceline.backends.base import Batch, CacheSpec, Ops, StepOutput
+from paceline.backends.cpu.lowering import Lowering
+from paceline.backends.cpu.recorder import record
+from paceline.backends.cpu.weights import CpuMatrix, WeightStore
+from paceline.errors import PacelineError
+from paceline.quantization.packed import PackedWeight
+
+
+class CpuBackend:
+    """``threads``: size of the thread team, the caller included (None: the CPUs this process may use).
+    ``variant``: name of a kernel variant (None: the best this CPU can run)."""
+
+    name = "cpu"
+
+    def __init__(self, threads: int | None = None, variant: str | None = None) -> None:
+        variants = dict(_cpu.variants())
+        if not variants:
+            raise PacelineError("the cpu backend needs a CPU with AVX2, FMA and F16C; use the torch backend")
+        self.variant = variant or next(iter(variants))
+        if self.variant not in variants:
+            raise PacelineError(f"this CPU cannot run the kernels {self.variant!r}; it can run {', '.join(variants)}")
+        self.threads = threads or len(os.sched_getaffinity(0))
+        self._bf16_activations = variants[self.variant]
+        self._team = _cpu.Team(self.threads)
+        self._weights = WeightStore()
+        self._cache: Any = None
+        self._spec: CacheSpec | None = None
+
+    def matrix(self, parts: Sequence[PackedWeight]) -> CpuMatrix:
+        return self._weights.matrix(parts)
+
+    def vector(self, values: torch.Tensor) -> Any:
+        return self._weights.vector(values)
+
+    def allocate_cache(self, spec: CacheSpec, num_blocks: Sequence[int]) -> None:
+        if spec.block_size != 16:
+            raise PacelineError(f"the cpu backend has cache blocks of 16 tokens, not {spec.block_size}")
+        groups = [
+            (spec.layer_group.count(group), spec.num_kv_heads, spec.head_dim, blocks, spec.group_windows[group])
+            for group, blocks in enumerate(num_blocks)
+        ]
+        self._cache = _cpu.Cache(spec.dtype, groups)
+        self._spec = spec
+
+    def compile(self, build: Callable[[Ops], None], max_rows: int) -> CpuProgram:
+        assert self._spec is not None, "allocate_cache comes before compile"
+        nodes = record(build)
+        native = _cpu.Program(self._team, self._cache, self.variant, max_rows)
+        Lowering(native, self._spec, max_rows, self._bf16_activations).run(nodes)
+        return CpuProgram(native, max_rows, nodes[-1].output.width, (self._weights, nodes))
+
+
+class CpuProgram:
+    """A recorded model; one native call a step, with the GIL released."""
+
+    def __init__(self, native: Any, max_rows: int, vocab_size: int, keep: Any) -> None:
+        self.max_rows = max_rows
+        self._native = native
+        self._keep = keep  # the weights must outlive the program
+        self._logits = torch.empty((1, vocab_size))
+        self._logits_array = self._logits.numpy()
+
+    def run(self, batch: Batch) -> StepOutput:
+        wanted = len(batch.logit_rows)
+        if wanted > len(self._logits):
+            rows = max(wanted, min(2 * len(self._logits), self.max_rows))
+            self._logits = torch.empty((rows, self._logits.shape[1]))
+            self._logits_array = self._logits.numpy()
+        if batch.parents is not None:
+            _check_trees(batch)
+        self._native.run(
+            batch.token_ids,
+            batch.positions,
+            batch.row_starts,
+            batch.context_lens,
+            batch.slots,
+            batch.block_tables,
+            batch.logit_rows,
+            batch.parents,
+            self._logits_array,
+        )
+        return StepOutput(self._logits[:wanted])
+
+    def profile(self, on: bool) -> None:
+        """Starts or stops adding up seconds per kind of stage."""
+        self._native.profile(on)
+
+    def times(self) -> dict[str, float]:
+        """Seconds per kind of stage since the last call."""
+        return dict(self._native.times())
+
+
+def _check_trees(batch: Batch) -> None:
+    assert batch.parents is not None
+    for start, stop in zip(batch.row_starts[:-1], batch.row_starts[1:], strict=True):
+        rows = stop - start
+        chain = np.array_equal(batch.parents[start:stop], np.arange(-1, rows - 1))
+        assert chain or rows <= _cpu.MAX_TREE_ROWS, f"a token tree has {rows} rows, at most {_cpu.MAX_TREE_ROWS} fit"
