@@ -15,8 +15,8 @@ from paceline.sampling.logprobs import token_logprobs
 from paceline.sampling.outputs import TokenLogprobs
 from paceline.sampling.processors import Row, edit
 from paceline.sampling.random import uniforms
-from paceline.sampling.state import SamplingState
-from paceline.sampling.truncation import Truncator
+from paceline.sampling.state import Ids, SamplingState
+from paceline.sampling.truncation import Truncator, scale
 
 NOT_FINITE = "the model's logits for the next token are not numbers (NaN or infinite)"
 NOTHING_LEFT = "no token is left to sample: masks (bad_words, min_tokens) exclude the whole vocabulary"
@@ -96,13 +96,27 @@ class Sampler:
                 self._sample_row(logits[i], row, i, uniform_of.get(i), output)
         return output
 
+    def distribution(self, raw: Row, row: SampleRow) -> tuple[Ids, npt.NDArray[np.float64]]:
+        """The fully processed distribution that ``sample`` draws from: ascending ids and their probabilities.
+
+        ``raw`` is one row of logits ``[V]``, which must leave something to sample.
+        """
+        params = row.state.params
+        with np.errstate(over="ignore", invalid="ignore"):
+            processed = self._process(raw, row)
+            top = processed.max()
+            assert math.isfinite(top)
+            if params.temperature == 0.0:
+                return np.array([processed.argmax()]), np.ones(1)
+            ids = self._truncator.support(processed, top, params)
+            if ids is None:
+                ids = np.arange(self.vocab_size)
+            weights = np.exp(scale(processed[ids], top, params), dtype=np.float64)
+        return ids, weights / weights.sum()
+
     def _sample_row(self, raw: Row, row: SampleRow, i: int, uniform: float | None, output: SampleOutput) -> None:
-        state = row.state
-        processed = raw
-        if state.edited:
-            processed = self._edited
-            np.copyto(processed, raw)
-            edit(processed, state, row.draft)
+        params = row.state.params
+        processed = self._process(raw, row)
         if uniform is None:
             token = int(processed.argmax())
             top = processed[token]
@@ -112,10 +126,18 @@ class Sampler:
             output.errors[i] = NOTHING_LEFT if top == -math.inf else NOT_FINITE
             return
         if uniform is not None:
-            token = self._truncator.draw(processed, top, state.params, uniform)
+            token = self._truncator.draw(processed, top, params, uniform)
         output.token_ids[i] = token
-        if output.logprobs is not None and state.params.logprobs is not None:
-            output.logprobs[i] = token_logprobs(raw, token, state.params.logprobs, self._scratch)
+        if output.logprobs is not None and params.logprobs is not None:
+            output.logprobs[i] = token_logprobs(raw, token, params.logprobs, self._scratch)
+
+    def _process(self, raw: Row, row: SampleRow) -> Row:
+        """The row with penalties, bias and masks: ``raw`` itself, or scratch memory valid until the next call."""
+        if not row.state.edited:
+            return raw
+        np.copyto(self._edited, raw)
+        edit(self._edited, row.state, row.draft)
+        return self._edited
 
 
 def _host(logits: torch.Tensor) -> npt.NDArray[np.float32]:

@@ -39,6 +39,12 @@ def descending(ids: Ids, values: Row) -> Ids:
     return keys
 
 
+def scale(values: Row, top: np.float32, params: SamplingParams, out: Row | None = None) -> Row:
+    """``(values - top) / temperature``: never above 0, whatever the temperature, so its exponential cannot overflow."""
+    scaled: Row = np.subtract(values, top, out=out)
+    return np.multiply(scaled, np.float32(min(1.0 / params.temperature, _MAX_INVERSE_TEMPERATURE)), out=scaled)
+
+
 def peaks(row: Row) -> Row:
     """Maxima of disjoint groups of tokens that cover ``row``."""
     groups = len(row) // _GROUP
@@ -74,25 +80,30 @@ class Truncator:
 
         ``top``, finite, is the largest logit of ``row``; the temperature is positive.
         """
-        inverse = np.float32(min(1.0 / params.temperature, _MAX_INVERSE_TEMPERATURE))
-        limited = 0 < params.top_k < self.vocab_size
-        if not limited and params.top_p >= 1.0 and params.min_p <= 0.0 and params.typical_p >= 1.0:
-            self._fill_weights(row, top, inverse)
+        ids = self.support(row, top, params)
+        if ids is None:
+            self._fill_weights(row, top, params)
             return self._draw_from_blocks(uniform)
-        mass = None
-        if limited:
-            ids = largest(row, params.top_k)
-        elif params.top_p < 1.0:
-            self._fill_weights(row, top, inverse)
-            mass = float(self._weights.sum())
-            ids = self._nucleus_candidates(row, top, mass, params)
-        else:
-            ids = _at_least(row, top, params.min_p, params.temperature)
-        ids = truncate(ids, (row[ids] - top) * inverse, mass, params)
         if len(ids) == 1:
             return int(ids[0])
+        return int(ids[inverse_cdf(np.exp(scale(row[ids], top, params)), uniform)])
+
+    def support(self, row: Row, top: np.float32, params: SamplingParams) -> Ids | None:
+        """Ascending ids of the tokens that top_k, top_p, min_p and typical_p leave; None: none of them is used."""
+        mass = None
+        if 0 < params.top_k < self.vocab_size:
+            ids = largest(row, params.top_k)
+        elif params.top_p < 1.0:
+            self._fill_weights(row, top, params)
+            mass = float(self._weights.sum())
+            ids = self._nucleus_candidates(row, top, mass, params)
+        elif params.min_p > 0.0 or params.typical_p < 1.0:
+            ids = _at_least(row, top, params.min_p, params.temperature)
+        else:
+            return None
+        ids = truncate(ids, scale(row[ids], top, params), mass, params)
         ids.sort()
-        return int(ids[inverse_cdf(np.exp((row[ids] - top) * inverse), uniform)])
+        return ids
 
     def _nucleus_candidates(self, row: Row, top: np.float32, mass: float, params: SamplingParams) -> Ids:
         """The first tokens of the order, with at least ``top_p`` of ``mass``. Tokens under the last threshold can be
@@ -104,11 +115,8 @@ class Truncator:
                 break
         return descending(ids, row[ids])
 
-    def _fill_weights(self, row: Row, top: np.float32, inverse: np.float32) -> None:
-        weights = self._weights
-        np.subtract(row, top, out=weights)
-        np.multiply(weights, inverse, out=weights)
-        np.exp(weights, out=weights)
+    def _fill_weights(self, row: Row, top: np.float32, params: SamplingParams) -> None:
+        np.exp(scale(row, top, params, out=self._weights), out=self._weights)
 
     def _draw_from_blocks(self, uniform: float) -> int:
         sums = self._blocks.sum(axis=1)
