@@ -23,6 +23,7 @@ from paceline.backends.base import (
     CacheSpec,
     MoELayer,
     Ops,
+    RopeSpec,
     StepOutput,
 )
 from paceline.quantization.packed import PackedWeight
@@ -104,6 +105,7 @@ class TorchOps:
         self._batch = batch
         self._positions = self._to_device(batch.positions)
         self._slots = self._to_device(batch.slots)
+        self._rotations: dict[RopeSpec, tuple[torch.Tensor, torch.Tensor]] = {}  # cos and sin [rows, half]
         self._reads: dict[tuple[int, int], list[_Read]] = {}  # per group and window, made when first needed
         self.output: torch.Tensor | None = None
 
@@ -173,11 +175,16 @@ class TorchOps:
             x = self._rowwise(lambda x: _rms_norm(x, weight, layer.norm_eps), heads).view(x.shape)
         if layer.rope is None:
             return x
-        inv_freq = torch.tensor(layer.rope.inv_freq, dtype=torch.float32, device=x.device)
-        angles = self._positions.float().unsqueeze(1) * inv_freq
-        cos = self._rowwise(torch.cos, angles) * layer.rope.attention_factor
-        sin = self._rowwise(torch.sin, angles) * layer.rope.attention_factor
+        cos, sin = self._rotation(layer.rope)
         return _rotate(x.view(len(x), -1, layer.head_dim), cos.to(x.dtype), sin.to(x.dtype)).flatten(1)
+
+    def _rotation(self, rope: RopeSpec) -> tuple[torch.Tensor, torch.Tensor]:
+        if rope not in self._rotations:
+            inv_freq = torch.tensor(rope.inv_freq, dtype=torch.float32, device=self._backend.device)
+            angles = self._positions.float().unsqueeze(1) * inv_freq
+            cos, sin = self._rowwise(torch.cos, angles), self._rowwise(torch.sin, angles)
+            self._rotations[rope] = cos * rope.attention_factor, sin * rope.attention_factor
+        return self._rotations[rope]
 
     def _reads_of(self, group: int, window: int) -> list[_Read]:
         if (group, window) not in self._reads:
