@@ -1,0 +1,47 @@
+"""Paceline: an LLM inference engine and server in which speculative decoding is the way decoding works.
+
+``from paceline import LLM, SamplingParams`` works; names are imported when first used, so that ``import paceline``
+costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from paceline.engine.output import RequestOutput, SequenceOutput
+    from paceline.errors import InvalidRequestError, ModelLoadError, PacelineError
+    from paceline.llm import LLM
+    from paceline.sampling.params import SamplingParams
+
+__all__ = [
+    "LLM",
+    "InvalidRequestError",
+    "ModelLoadError",
+    "PacelineError",
+    "RequestOutput",
+    "SamplingParams",
+    "SequenceOutput",
+]
+
+_HOME = {
+    "LLM": "paceline.llm",
+    "RequestOutput": "paceline.engine.output",
+    "SequenceOutput": "paceline.engine.output",
+    "SamplingParams": "paceline.sampling.params",
+    "InvalidRequestError": "paceline.errors",
+    "ModelLoadError": "paceline.errors",
+    "PacelineError": "paceline.errors",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_HOME[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

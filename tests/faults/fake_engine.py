@@ -12,7 +12,7 @@ import time
 import zlib
 from pathlib import Path
 
-from paceline.engine.messages import Choice, EngineReady, EngineStats, Request, SequenceDelta, TokenLogprobs
+from paceline.engine.messages import Choice, EngineReady, EngineStats, Request, SequenceDelta, StepReport, TokenLogprobs
 from paceline.engine.options import EngineOptions
 from paceline.errors import InvalidRequestError, ModelLoadError
 
@@ -66,8 +66,6 @@ class FakeSequence:
 
 class FakeEngine:
     def __init__(self) -> None:
-        self.last_step_rows = 0
-        self.last_step_time = STEP_S
         self.sequences: dict[tuple[str, int], FakeSequence] = {}
         self.counters = EngineStats()
 
@@ -92,7 +90,7 @@ class FakeEngine:
     def has_work(self) -> bool:
         return bool(self.sequences)
 
-    def step(self) -> list[SequenceDelta]:
+    def step(self) -> StepReport:
         time.sleep(STEP_S)
         deltas = []
         for key, sequence in list(self.sequences.items()):
@@ -106,10 +104,9 @@ class FakeEngine:
             deltas.append(sequence.next())
             if deltas[-1].finish_reason is not None:
                 del self.sequences[key]
-        self.last_step_rows = len(deltas)
         self.counters.steps += 1
         self.counters.generation_tokens += len(deltas)
-        return deltas
+        return StepReport(deltas=deltas, stats=self.stats(), step_rows=len(deltas), step_time=STEP_S)
 
     def stats(self) -> EngineStats:
         self.counters.running = len(self.sequences)

@@ -103,6 +103,8 @@ class EngineReady(msgspec.Struct, kw_only=True, tag=True):
     max_queue: int
     choices: list[Choice]
     max_running: int = 1  # most sequences in one step
+    backend: str = ""
+    path: str = ""  # of the model's local files: the tokenizer is there too
 
 
 class EngineFailed(msgspec.Struct, kw_only=True, tag=True):

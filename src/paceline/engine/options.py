@@ -7,7 +7,7 @@ from typing import Literal
 import msgspec
 
 #: Builds the engine from its options; a name, so that it can be told to another process.
-ENGINE_FACTORY = "paceline.engine.factory:build_engine"
+ENGINE_FACTORY = "paceline.engine.factory:build_in_own_process"
 
 
 class EngineOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

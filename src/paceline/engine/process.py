@@ -44,9 +44,6 @@ class ProcessConfig(msgspec.Struct, kw_only=True):
 class StepEngine(Protocol):
     """The part of ``engine.Engine`` that drives requests; the same in this process and in ``LLM``'s."""
 
-    last_step_rows: int
-    last_step_time: float  # seconds
-
     def add(self, request: Request) -> None:
         """Queues a request. Raises ``InvalidRequestError`` when it can never be served."""
 
@@ -55,8 +52,9 @@ class StepEngine(Protocol):
 
     def has_work(self) -> bool: ...
 
-    def step(self) -> list[SequenceDelta]:
-        """Computes one step; what came of it. An exception means that the engine's state can no longer be trusted."""
+    def step(self) -> StepReport:
+        """Computes one step; what came of it, with ``stats``. An exception means that the engine's state can no
+        longer be trusted."""
 
     def stats(self) -> EngineStats: ...
 
@@ -96,12 +94,11 @@ class EngineLoop:
         engine = self.engine
         received = self.receive(wait=not engine.has_work())
         if engine.has_work():
-            report = StepReport(deltas=engine.step(), step_rows=engine.last_step_rows, step_time=engine.last_step_time)
+            report = engine.step()
         elif received:
-            report = StepReport(deltas=[])
+            report = StepReport(deltas=[], stats=engine.stats())
         else:
             return
-        report.stats = engine.stats()
         if self._refused:
             report.deltas.extend(self._refused)
             self._refused.clear()

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 
 import msgspec
 
@@ -89,7 +89,7 @@ class EngineClient:
         self._supervisor = asyncio.create_task(self._supervise(), name="engine-supervisor")
         return ready
 
-    async def generate(self, request: Request) -> AsyncIterator[SequenceDelta]:
+    async def generate(self, request: Request) -> AsyncGenerator[SequenceDelta, None]:
         """Deltas of all sequences of ``request`` until each is over. Closing or cancelling the iterator aborts what
         is left of the request.
 

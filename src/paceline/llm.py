@@ -1,0 +1,312 @@
+"""Paceline in Python: the engine in the caller's process, texts in, texts out."""
+
+from __future__ import annotations
+
+import secrets
+import signal
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+from typing import Any, Self, cast
+
+import msgspec
+import torch
+
+from paceline.engine.detokenizer import TokenBytes
+from paceline.engine.factory import build_engine
+from paceline.engine.messages import EngineStats, Request
+from paceline.engine.options import EngineOptions
+from paceline.engine.output import RequestOutput, RequestText, SequenceOutput
+from paceline.errors import InvalidRequestError, PacelineError
+from paceline.models.tokenizer import load_tokenizer
+from paceline.sampling.params import SamplingParams
+
+Prompt = str | Sequence[int]
+Message = Mapping[str, Any]
+
+
+class LLM:
+    """A model that generates text.
+
+    ``model``: a folder, a ``.gguf`` file, a Hub id or an alias; empty for the default model. Keyword arguments are the
+    fields of ``EngineOptions``. ``info`` says what was loaded and every automatic choice with its reason.
+
+    Not thread-safe. Torch's number of threads is as the caller set it whenever the caller's code runs.
+    """
+
+    def __init__(self, model: str = "", **options: Any) -> None:
+        wishes = EngineOptions(model=str(model), **options)
+        self._engine, self.info = build_engine(wishes)
+        self.tokenizer = load_tokenizer(self.info.path)
+        self._table = TokenBytes(self.tokenizer.backend, self.tokenizer.special_ids)
+        self._jobs: dict[str, _Job] = {}
+        self._num_sequences = 0
+        self._closed = False
+
+    @property
+    def stats(self) -> EngineStats:
+        """Gauges as of now and counters since the start."""
+        return self._engine.stats()
+
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        progress: bool = False,
+    ) -> list[RequestOutput]:
+        """Completes one or many prompts (texts or token ids); outputs come in the order of the prompts.
+
+        ``sampling_params``: one for all or one for each. Raises ``InvalidRequestError`` for a prompt or parameter that
+        cannot be served; nothing is generated then.
+        """
+        requests = self._requests(_prompts(prompts), sampling_params)
+        jobs = [_Job(request, self._table, prompt) for request, prompt in requests]
+        for _ in _track(self._run(jobs), len(jobs), progress):
+            pass
+        return [job.output() for job in jobs]
+
+    def chat(
+        self,
+        messages: Sequence[Message] | Sequence[Sequence[Message]],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        progress: bool = False,
+        **template_options: Any,
+    ) -> list[RequestOutput]:
+        """Answers one conversation or many (lists of ``{"role": ..., "content": ...}``). ``template_options`` reach the
+        model's chat template, for example ``add_generation_prompt`` or ``continue_final_message``."""
+        conversations = [messages] if messages and isinstance(messages[0], Mapping) else messages
+        prompts = [self.chat_prompt_ids(conversation, **template_options) for conversation in conversations]  # type: ignore[arg-type]
+        return self.generate(prompts, sampling_params, progress=progress)
+
+    def generate_stream(
+        self, prompt: Prompt, sampling_params: SamplingParams | None = None
+    ) -> Iterator[SequenceOutput]:
+        """Completes one prompt; gives what is new as it comes. With ``n`` above 1, ``index`` says whose it is. Closing
+        the iterator ends the generation. Several streams may be consumed in turn."""
+        ((request, text),) = self._requests([prompt], sampling_params)
+        job = _Job(request, self._table, text)
+        return self._stream(job)
+
+    def chat_stream(
+        self, messages: Sequence[Message], sampling_params: SamplingParams | None = None, **template_options: Any
+    ) -> Iterator[SequenceOutput]:
+        """Answers one conversation; gives what is new as it comes."""
+        return self.generate_stream(self.chat_prompt_ids(messages, **template_options), sampling_params)
+
+    def chat_prompt_ids(self, messages: Sequence[Message], **template_options: Any) -> list[int]:
+        """The conversation as the model reads it."""
+        text = self.tokenizer.apply_chat_template(list(messages), **template_options)
+        return self.tokenizer.encode(text, add_special_tokens=False)
+
+    def close(self) -> None:
+        """Gives the model's memory back. Safe to repeat."""
+        if not self._closed:
+            self._closed = True
+            self._jobs.clear()
+            del self._engine
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    # Requests
+
+    def _requests(
+        self, prompts: Sequence[Prompt], sampling_params: SamplingParams | Sequence[SamplingParams] | None
+    ) -> list[tuple[Request, str | None]]:
+        """Requests, each with its prompt's text if that was given as text."""
+        if self._closed:
+            raise PacelineError("this LLM is closed")
+        if isinstance(sampling_params, SamplingParams) or sampling_params is None:
+            sampling_params = [sampling_params or SamplingParams()] * len(prompts)
+        if len(sampling_params) != len(prompts):
+            raise InvalidRequestError(
+                f"there must be one SamplingParams or as many as prompts, got {len(sampling_params)} "
+                f"for {len(prompts)}",
+                param="sampling_params",
+            )
+        now, prepared = time.time(), [self._prepare(params) for params in sampling_params]
+        pairs: list[tuple[Request, str | None]] = []
+        for prompt, params in zip(prompts, prepared, strict=True):
+            text = prompt if isinstance(prompt, str) else None
+            ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else [int(token) for token in prompt]
+            request = Request(request_id=uuid.uuid4().hex, prompt_ids=ids, params=params, arrival_time=now)
+            self._check(request)
+            pairs.append((request, text))
+        return pairs
+
+    def _check(self, request: Request) -> None:
+        """What the engine would refuse, before anything is generated."""
+        request.params.validate(self.info.vocab_size)
+        length, limit = len(request.prompt_ids), self.info.context_length
+        if length == 0:
+            raise InvalidRequestError("the prompt is empty: it has no tokens", param="prompt")
+        if any(not 0 <= token < self.info.vocab_size for token in request.prompt_ids):
+            raise InvalidRequestError(
+                f"the prompt has token ids outside the vocabulary of {self.info.vocab_size}", param="prompt"
+            )
+        if length + (request.params.max_tokens or 1) > limit:
+            raise InvalidRequestError(
+                f"the prompt has {length} tokens and max_tokens is {request.params.max_tokens}: together they exceed "
+                f"the context length of {limit}",
+                param="prompt",
+            )
+
+    def _prepare(self, params: SamplingParams) -> SamplingParams:
+        changes: dict[str, Any] = {}
+        if params.seed is None:
+            changes["seed"] = secrets.randbits(63)
+        if params.bad_words and not params.bad_words_ids:
+            from paceline.server.conversion import bad_words_ids
+
+            changes["bad_words_ids"] = bad_words_ids(params.bad_words, self.tokenizer)
+        return msgspec.structs.replace(params, **changes) if changes else params
+
+    # Generation
+
+    def _run(self, jobs: Sequence[_Job]) -> Iterator[int]:
+        """Runs all jobs, as many at a time as the engine takes; yields how many have ended, after each step."""
+        waiting, mine = deque(jobs), set(jobs)
+        ended = 0
+        try:
+            while ended < len(jobs):
+                while waiting and self._fits(waiting[0]):
+                    self._add(waiting.popleft())
+                ended += sum(job in mine for job in self._step())
+                yield ended
+        finally:
+            for job in jobs:
+                self._drop(job)
+
+    def _stream(self, job: _Job) -> Iterator[SequenceOutput]:
+        job.new = deque()
+        self._add(job)
+        try:
+            while True:
+                while job.new:
+                    yield job.new.popleft()
+                if job.text.finished:
+                    return
+                self._step()
+        finally:
+            self._drop(job)
+
+    def _fits(self, job: _Job) -> bool:
+        limit = self.info.max_running + self.info.max_queue
+        return not self._jobs or self._num_sequences + job.count <= limit
+
+    def _add(self, job: _Job) -> None:
+        self._engine.add(job.request)
+        self._jobs[job.request.request_id] = job
+        self._num_sequences += job.count
+
+    def _drop(self, job: _Job) -> None:
+        """Takes a job out, whether it is over or not."""
+        if self._jobs.pop(job.request.request_id, None) is not None:
+            self._num_sequences -= job.count
+            self._engine.abort(job.request.request_id)
+
+    def _step(self) -> list[_Job]:
+        """One step of the engine; what came of it goes to the jobs. The jobs that ended."""
+        with _interrupt_afterwards(), _one_torch_thread(self.info.backend == "cpu"):
+            deltas = self._engine.step().deltas
+        ended = []
+        for delta in deltas:
+            job = self._jobs.get(delta.request_id)
+            if job is None or (part := job.text.add(delta)) is None:
+                continue
+            if part.error is not None:
+                raise PacelineError(f"the engine could not go on with a request: {part.error}")
+            if job.new is not None:
+                job.new.append(part)
+            if job.text.finished:
+                self._drop(job)
+                ended.append(job)
+            elif part.finish_reason is not None and delta.finish_reason is None:  # a stop string
+                self._engine.abort(delta.request_id, delta.index)
+        return ended
+
+
+class _Job:
+    """One request on its way. ``new`` is what its stream has not given yet; None when nobody streams."""
+
+    __slots__ = ("count", "new", "prompt", "request", "text")
+
+    def __init__(self, request: Request, table: TokenBytes, prompt: str | None) -> None:
+        self.request = request
+        self.prompt = prompt
+        self.text = RequestText(request, table)
+        self.count = request.params.n
+        self.new: deque[SequenceOutput] | None = None
+
+    def output(self) -> RequestOutput:
+        output = self.text.output()
+        output.prompt = self.prompt
+        return output
+
+
+def _prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+    """One prompt or many, as a list."""
+    if isinstance(prompts, str) or (prompts and not isinstance(prompts[0], str | Sequence)):
+        return [cast(Prompt, prompts)]
+    return list(cast(Sequence[Prompt], prompts))
+
+
+@contextmanager
+def _one_torch_thread(wanted: bool) -> Iterator[None]:
+    """The native backend has a thread team of its own, and torch's would take its cores from it."""
+    before = torch.get_num_threads()
+    if not wanted or before == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _interrupt_afterwards() -> Iterator[None]:
+    """Ctrl-C during a step takes effect behind it: in the middle it would leave the engine in pieces."""
+    usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if not usual or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    interrupted = False
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal interrupted
+        interrupted = True
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if interrupted:
+        raise KeyboardInterrupt
+
+
+def _track(ended: Iterator[int], total: int, shown: bool) -> Iterator[int]:
+    """Passes ``ended`` on, with a progress bar on standard error."""
+    if not shown:
+        yield from ended
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("requests", total=total)
+        for count in ended:
+            bar.update(task, completed=count)
+            yield count
