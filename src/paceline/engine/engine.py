@@ -11,7 +11,7 @@ from paceline.engine import machine
 from paceline.engine.config import EngineConfig, Machine, resolve
 from paceline.engine.drafting import Drafter, fit_draft
 from paceline.engine.kv_cache import KVCache
-from paceline.engine.messages import EngineStats, FinishReason, Request, SequenceDelta
+from paceline.engine.messages import EngineStats, FinishReason, Request, SequenceDelta, StepReport
 from paceline.engine.runner import Runner, StepResult
 from paceline.engine.scheduler import Scheduler
 from paceline.engine.sequence import Sequence, State
@@ -70,8 +70,6 @@ class Engine:
         vocab_size = model.spec.vocab_size
         program = backend.compile(model.build, self.config.max_rows)
         self.runner = Runner(program, self.cache, Sampler(vocab_size), vocab_size, self.eos_ids)
-        self.last_step_rows = 0
-        self.last_step_time = 0.0
         self._requests: dict[str, list[Sequence]] = {}  # unfinished sequences
         self._outbox: list[SequenceDelta] = []  # deltas that came about between steps
         self._serial = 0
@@ -119,16 +117,16 @@ class Engine:
         """Whether ``step`` has something to do or to say."""
         return bool(self._outbox) or self.scheduler.has_work()
 
-    def step(self) -> list[SequenceDelta]:
-        """Plans and computes one step; what came of it, and of aborts since the last one."""
+    def step(self) -> StepReport:
+        """Plans and computes one step; what came of it, and of aborts since the last one. An exception means that the
+        engine's state can no longer be trusted."""
         started = time.perf_counter()
         deltas, self._outbox = self._outbox, []
         if self.drafter is not None:
             self._propose(self.drafter)
         planned = self.scheduler.schedule()
         if not planned:
-            self.last_step_rows, self.last_step_time = 0, 0.0
-            return deltas
+            return StepReport(deltas=deltas, stats=self.stats())
         rows = self._count_rows(planned)
         results = self.runner.run(planned)
         took: list[Sequence] = []
@@ -141,11 +139,11 @@ class Engine:
                 accepted.append(delta.token_ids)
         if self.drafter is not None and took:
             self.drafter.observe(took, accepted)
-        self.last_step_rows, self.last_step_time = rows, time.perf_counter() - started
+        seconds = time.perf_counter() - started
         self._stats.steps += 1
         self._stats.rows += rows
-        self._stats.step_seconds += self.last_step_time
-        return deltas
+        self._stats.step_seconds += seconds
+        return StepReport(deltas=deltas, stats=self.stats(), step_rows=rows, step_time=seconds)
 
     def stats(self) -> EngineStats:
         """Gauges as of now and counters since the start. The same object every time."""
