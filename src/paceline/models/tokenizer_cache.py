@@ -11,16 +11,9 @@ from pathlib import Path
 
 import tokenizers
 
+from paceline.models.cache import cache_folder
+
 _FORMAT = 1  # to be raised when the way tokenizers are built changes
-
-
-def cache_folder() -> Path:
-    """Where Paceline keeps files: ``$PACELINE_CACHE``, or ``~/.cache/paceline`` (``$XDG_CACHE_HOME`` respected)."""
-    own = os.environ.get("PACELINE_CACHE")
-    if own:
-        return Path(own).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base).expanduser() if base else Path.home() / ".cache") / "paceline"
 
 
 def cached_backend(model: Path, build: Callable[[], tokenizers.Tokenizer]) -> tokenizers.Tokenizer:
