@@ -7,18 +7,16 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 import pytest
 import tokenizers
-import uvicorn
 
-from paceline.engine.detokenizer import TokenBytes
 from paceline.engine.messages import Choice, EngineReady, EngineStats, Request, SequenceDelta, TokenLogprobs
-from paceline.errors import OverloadedError
+from paceline.models.tokenizer import Tokenizer
 from paceline.server.app import create_app
 from paceline.server.config import ServerConfig
 from paceline.server.context import ServerContext
@@ -29,40 +27,24 @@ SPECIALS = ("<eos>", "<|im_start|>", "<|im_end|>")
 CONTEXT_LENGTH = 2048
 
 
-class ByteTokenizer:
+TEMPLATE = """
+{%- if messages[0].role == "assistant" %}{{ raise_exception("the conversation must begin with a user") }}{% endif %}
+{%- for m in messages %}<|im_start|>{{ m.role }}
+{{ m.content }}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
+
+
+def byte_tokenizer() -> Tokenizer:
     """One token a byte (ids 0 to 255), and three special tokens behind them."""
-
-    def __init__(self) -> None:
-        alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
-        order = {self._byte(char): char for char in alphabet}
-        self.inner = tokenizers.Tokenizer(tokenizers.models.BPE({order[b]: b for b in range(256)}, []))
-        self.inner.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-        self.inner.decoder = tokenizers.decoders.ByteLevel()
-        self.inner.add_special_tokens(list(SPECIALS))
-        self.vocab_size = 256 + len(SPECIALS)
-        self.eos_token_ids = (EOS,)
-        self.table = TokenBytes(self.inner, range(256, self.vocab_size))
-
-    @staticmethod
-    def _byte(char: str) -> int:
-        shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
-        hidden = [byte for byte in range(256) if byte not in shown]
-        return ord(char) if ord(char) < 256 else hidden[ord(char) - 256]
-
-    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        return self.inner.encode(text, add_special_tokens=add_special_tokens).ids
-
-    def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
-        return self.inner.decode(list(token_ids), skip_special_tokens=skip_special_tokens)
-
-    def apply_chat_template(self, messages: list[dict[str, Any]], **options: Any) -> str:
-        if messages[0]["role"] == "assistant":
-            raise ValueError("the conversation must begin with a user")
-        open_end = options.get("continue_final_message", False)
-        texts = [f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in messages]
-        if open_end:
-            texts[-1] = texts[-1].removesuffix("<|im_end|>\n")
-        return "".join(texts) + ("<|im_start|>assistant\n" if options.get("add_generation_prompt") else "")
+    shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    hidden = [byte for byte in range(256) if byte not in shown]
+    vocabulary = {chr(byte): byte for byte in shown} | {chr(256 + i): byte for i, byte in enumerate(hidden)}
+    backend = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, []))
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = tokenizers.decoders.ByteLevel()
+    backend.add_special_tokens(list(SPECIALS))
+    return Tokenizer(backend, special_tokens={"eos_token": "<eos>"}, chat_templates={"default": TEMPLATE})
 
 
 @dataclass
@@ -180,9 +162,10 @@ def scripted_logprobs(token: int, count: int) -> TokenLogprobs:
 class LiveServer:
     """A server on a free port, in a thread of its own with its own event loop."""
 
-    def __init__(self, engine: FakeEngine, tokenizer: ByteTokenizer, loaded: bool = True, **config: Any) -> None:
+    def __init__(self, engine: FakeEngine, tokenizer: Tokenizer, loaded: bool = True, **config: Any) -> None:
         self.engine = engine
         self.tokenizer = tokenizer
+        self.http = httpx.Client(timeout=10)
         self.context = ServerContext(ServerConfig(model_names=("tiny", "alias"), **config), engine)
         if loaded:
             self.load()
@@ -195,7 +178,7 @@ class LiveServer:
 
     def load(self) -> None:
         self.engine.load()
-        self.context.tokenizer, self.context.token_bytes = self.tokenizer, self.tokenizer.table
+        self.context.set_tokenizer(self.tokenizer)
 
     def start(self) -> None:
         self.thread.start()
@@ -205,12 +188,13 @@ class LiveServer:
         self.server.should_exit = True
         self.server.force_exit = True
         self.thread.join(10)
+        self.http.close()
 
     def post(self, path: str, body: Any, **options: Any) -> httpx.Response:
-        return httpx.post(self.url + path, json=body, timeout=10, **options)
+        return self.http.post(self.url + path, json=body, **options)
 
     def get(self, path: str, **options: Any) -> httpx.Response:
-        return httpx.get(self.url + path, timeout=10, **options)
+        return self.http.get(self.url + path, **options)
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
@@ -222,12 +206,12 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
 
 
 @pytest.fixture(scope="session")
-def tokenizer() -> ByteTokenizer:
-    return ByteTokenizer()
+def tokenizer() -> Tokenizer:
+    return byte_tokenizer()
 
 
 @pytest.fixture
-def serve(tokenizer: ByteTokenizer) -> Iterator[Callable[..., LiveServer]]:
+def serve(tokenizer: Tokenizer) -> Iterator[Callable[..., LiveServer]]:
     """Starts servers with a script and configuration of the test's choice; stops them at its end."""
     servers: list[LiveServer] = []
 
@@ -244,7 +228,7 @@ def serve(tokenizer: ByteTokenizer) -> Iterator[Callable[..., LiveServer]]:
 
 
 @pytest.fixture(scope="module")
-def shared(tokenizer: ByteTokenizer) -> Iterator[LiveServer]:
+def shared(tokenizer: Tokenizer) -> Iterator[LiveServer]:
     """One server for tests that change nothing but the script (reset before each by ``live``)."""
     server = LiveServer(FakeEngine(), tokenizer)
     server.start()
@@ -259,6 +243,3 @@ def live(shared: LiveServer) -> LiveServer:
     shared.engine.requests.clear()
     shared.engine.aborted.clear()
     return shared
-
-
-__all__ = ["OverloadedError", "uvicorn"]

@@ -14,6 +14,7 @@ from paceline.server.problems import ApiError
 from paceline.server.schemas import ChatCompletionRequest, CompletionRequest, decode_json, parse
 
 MESSAGES = [{"role": "user", "content": "hi"}]
+VOCABULARY = 259
 
 
 def chat(**fields: Any) -> ChatCompletionRequest:
@@ -141,7 +142,7 @@ def test_every_sampling_parameter_reaches_the_engine(tokenizer):
         "prompt_logprobs": 2,
     }  # fmt: skip
     lists = {"stop": ["END"], "stop_token_ids": [5], "bad_words": ["rude"], "logit_bias": {"12": -100}}
-    params = conversion.completion_params(completion(**given, **lists), tokenizer)
+    params = conversion.completion_params(completion(**given, **lists), tokenizer, VOCABULARY)
     assert {name: getattr(params, name) for name in given} == given
     assert (params.stop, params.stop_token_ids, params.logit_bias) == (("END",), (5,), {12: -100.0})
     assert params.bad_words_ids == (tuple(b"rude"), tuple(b" rude"))
@@ -150,12 +151,12 @@ def test_every_sampling_parameter_reaches_the_engine(tokenizer):
 
 
 def test_defaults_are_those_of_openai(tokenizer):
-    assert conversion.completion_params(completion(), tokenizer) == SamplingParams(max_tokens=16)
-    assert conversion.chat_params(chat(), tokenizer) == SamplingParams()
+    assert conversion.completion_params(completion(), tokenizer, VOCABULARY) == SamplingParams(max_tokens=16)
+    assert conversion.chat_params(chat(), tokenizer, VOCABULARY) == SamplingParams()
 
 
 def test_max_completion_tokens_takes_precedence(tokenizer):
-    assert conversion.chat_params(chat(max_tokens=3, max_completion_tokens=5), tokenizer).max_tokens == 5
+    assert conversion.chat_params(chat(max_tokens=3, max_completion_tokens=5), tokenizer, VOCABULARY).max_tokens == 5
 
 
 @pytest.mark.parametrize(
@@ -174,24 +175,24 @@ def test_max_completion_tokens_takes_precedence(tokenizer):
 )
 def test_values_out_of_range_are_refused_with_their_name(fields: dict[str, Any], param: str, tokenizer):
     with pytest.raises(InvalidRequestError) as caught:
-        conversion.chat_params(chat(**fields), tokenizer)
+        conversion.chat_params(chat(**fields), tokenizer, VOCABULARY)
     assert caught.value.param == param
 
 
 def test_a_prompt_is_scored_without_an_end_that_could_change_the_reason(tokenizer):
     body = completion(echo=True, max_tokens=0, logprobs=1, stop=["x"])
-    params = conversion.completion_params(body, tokenizer)
+    params = conversion.completion_params(body, tokenizer, VOCABULARY)
     assert (params.max_tokens, params.prompt_logprobs, params.stop, params.ignore_eos) == (1, 1, (), True)
 
 
 def test_no_new_tokens_without_echo_are_refused(tokenizer):
     with pytest.raises(InvalidRequestError, match="max_tokens"):
-        conversion.completion_params(completion(max_tokens=0), tokenizer)
+        conversion.completion_params(completion(max_tokens=0), tokenizer, VOCABULARY)
 
 
 def test_a_seed_is_drawn_for_each_request_when_none_is_given(tokenizer):
     body = completion()
-    params = conversion.completion_params(body, tokenizer)
+    params = conversion.completion_params(body, tokenizer, VOCABULARY)
     drawn = {conversion.to_request("a", [1], params, body, 0.0).params.seed for _ in range(20)}
     assert len(drawn) == 20 and None not in drawn
 
@@ -204,6 +205,12 @@ def test_developer_messages_reach_the_template_as_system(tokenizer):
 def test_continue_final_message_leaves_the_last_turn_open(tokenizer):
     body = chat(messages=[*MESSAGES, {"role": "assistant", "content": "Sure,"}], continue_final_message=True)
     assert conversion.chat_prompt(body, tokenizer).endswith("<|im_start|>assistant\nSure,")
+
+
+def test_a_request_cannot_bring_its_own_template(tokenizer):
+    body = chat(chat_template_kwargs={"chat_template": "{{ 1 }}"})
+    with pytest.raises(InvalidRequestError, match="chat_template_kwargs must not contain 'chat_template'"):
+        conversion.chat_prompt(body, tokenizer)
 
 
 def test_what_the_chat_template_refuses_is_the_clients_error(tokenizer):

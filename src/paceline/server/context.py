@@ -9,9 +9,10 @@ from typing import TypeVar
 
 from paceline.engine.detokenizer import TokenBytes
 from paceline.engine.messages import EngineReady
+from paceline.models.tokenizer import Tokenizer
 from paceline.server.config import ServerConfig
 from paceline.server.metrics import Metrics
-from paceline.server.ports import EngineClient, Tokenizer
+from paceline.server.ports import EngineClient
 from paceline.server.problems import ApiError, nearest
 
 T = TypeVar("T")
@@ -22,8 +23,7 @@ INLINE_CHARACTERS = (
 
 
 class ServerContext:
-    """The server's state. ``tokenizer`` and ``token_bytes`` are set when they are loaded; until then, and until the
-    engine is ready, requests are refused with 503."""
+    """The server's state. Until the tokenizer is set and the engine is ready, requests are refused with 503."""
 
     def __init__(self, config: ServerConfig, engine: EngineClient) -> None:
         self.config = config
@@ -32,10 +32,15 @@ class ServerContext:
         self.metrics.stats = lambda: engine.stats
         self.metrics.up = lambda: engine.serving
         self.metrics.restarts = lambda: engine.num_restarts
-        self.tokenizer: Tokenizer | None = None
-        self.token_bytes: TokenBytes | None = None
+        self._tokenizer: Tokenizer | None = None
+        self._token_bytes: TokenBytes | None = None
         self.created = int(time.time())
         self.draining = False
+
+    def set_tokenizer(self, tokenizer: Tokenizer) -> None:
+        """From now on texts can be served."""
+        self._tokenizer = tokenizer
+        self._token_bytes = TokenBytes(tokenizer.backend, tokenizer.special_ids)
 
     @property
     def model_name(self) -> str:
@@ -47,7 +52,7 @@ class ServerContext:
             return ApiError(503, "The server is shutting down.", code="shutting_down")
         if self.engine.dead is not None:
             return ApiError(503, self.engine.dead, code="engine_dead")
-        if self.engine.ready is None or self.tokenizer is None or self.token_bytes is None:
+        if self.engine.ready is None or self._tokenizer is None:
             retry = {"Retry-After": "1"}
             return ApiError(503, "The model is still loading; try again in a moment.", code="loading", headers=retry)
         return None
@@ -57,8 +62,8 @@ class ServerContext:
         problem = self.unready()
         if problem is not None:
             raise problem
-        assert self.engine.ready is not None and self.tokenizer is not None and self.token_bytes is not None
-        return self.engine.ready, self.tokenizer, self.token_bytes
+        assert self.engine.ready is not None and self._tokenizer is not None and self._token_bytes is not None
+        return self.engine.ready, self._tokenizer, self._token_bytes
 
     def check_model(self, name: str | None) -> None:
         """Refuses a model that is not served here; no name means the one that is."""

@@ -1,6 +1,6 @@
 """From a request body to what the engine takes: ``SamplingParams``, token ids, ``Request``.
 
-Also used by whoever takes OpenAI bodies without HTTP (offline batches). Nothing here waits or needs an event loop.
+Also for whoever takes OpenAI bodies without HTTP (offline batches). Nothing here waits or needs an event loop.
 
 Defaults are OpenAI's, whatever the model's ``generation_config.json`` recommends: temperature 1, top_p 1, 16 new
 tokens for a completion, up to the context's end for a chat.
@@ -16,8 +16,8 @@ import msgspec
 
 from paceline.engine.messages import EngineReady, Request
 from paceline.errors import InvalidRequestError
+from paceline.models.tokenizer import Tokenizer
 from paceline.sampling.params import SamplingParams
-from paceline.server.ports import Tokenizer
 from paceline.server.problems import ApiError
 from paceline.server.schemas import ChatCompletionRequest, CompletionRequest, SamplingBody, TemplateBody
 
@@ -26,20 +26,22 @@ _SAME_NAME = (
     "repetition_penalty", "logit_bias", "seed", "ignore_eos", "include_stop_str_in_output", "skip_special_tokens",
     "prompt_logprobs",
 )  # fmt: skip
+# Parameters of their own, or not for a client to choose.
+_NOT_FOR_TEMPLATES = frozenset(
+    ("messages", "tools", "documents", "chat_template", "add_generation_prompt", "continue_final_message")
+)
 
 
-def completion_params(body: CompletionRequest, tokenizer: Tokenizer) -> SamplingParams:
+def completion_params(body: CompletionRequest, tokenizer: Tokenizer, vocab_size: int) -> SamplingParams:
     """Sampling parameters of a completion, validated. ``max_tokens=0`` is allowed with ``echo`` only (it scores the
     prompt): the engine then makes one token that nobody sees (see ``only_scores``)."""
     prompt_logprobs = body.prompt_logprobs
-    if body.stream and prompt_logprobs is not None:
-        raise InvalidRequestError("prompt_logprobs is not available in a stream", param="prompt_logprobs")
     if body.echo and body.logprobs is not None:
         prompt_logprobs = max(body.logprobs, prompt_logprobs or 0)
-    if not only_scores(body):
-        return _params(body, tokenizer, body.max_tokens, body.logprobs, prompt_logprobs)
-    params = _params(body, tokenizer, 1, body.logprobs, prompt_logprobs)
-    return msgspec.structs.replace(params, ignore_eos=True, stop=(), stop_token_ids=())
+    only = only_scores(body)
+    params = _params(body, 1 if only else body.max_tokens, body.logprobs, prompt_logprobs)
+    params = _complete(params, tokenizer, vocab_size)
+    return msgspec.structs.replace(params, ignore_eos=True, stop=(), stop_token_ids=()) if only else params
 
 
 def only_scores(body: CompletionRequest) -> bool:
@@ -47,30 +49,33 @@ def only_scores(body: CompletionRequest) -> bool:
     return body.echo and body.max_tokens == 0
 
 
-def chat_params(body: ChatCompletionRequest, tokenizer: Tokenizer) -> SamplingParams:
+def chat_params(body: ChatCompletionRequest, tokenizer: Tokenizer, vocab_size: int) -> SamplingParams:
     """Sampling parameters of a chat completion, validated."""
     if body.top_logprobs is not None and not body.logprobs:
         raise InvalidRequestError("top_logprobs needs logprobs to be true", param="top_logprobs")
-    if body.stream and body.prompt_logprobs is not None:
-        raise InvalidRequestError("prompt_logprobs is not available in a stream", param="prompt_logprobs")
     max_tokens = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
-    return _params(body, tokenizer, max_tokens, logprobs, body.prompt_logprobs)
+    return _complete(_params(body, max_tokens, logprobs, body.prompt_logprobs), tokenizer, vocab_size)
 
 
 def _params(
-    body: SamplingBody, tokenizer: Tokenizer, max_tokens: int | None, logprobs: int | None, prompt_logprobs: int | None
+    body: SamplingBody, max_tokens: int | None, logprobs: int | None, prompt_logprobs: int | None
 ) -> SamplingParams:
     if body.stream_options is not None and not body.stream:
         raise InvalidRequestError("stream_options needs stream to be true", param="stream_options")
+    if body.stream and body.prompt_logprobs is not None:
+        raise InvalidRequestError("prompt_logprobs is not available in a stream", param="prompt_logprobs")
     fields: dict[str, Any] = {name: getattr(body, name) for name in _SAME_NAME}
     fields.update(max_tokens=max_tokens, logprobs=logprobs, prompt_logprobs=prompt_logprobs)
     fields.update(stop=tuple(body.stop), stop_token_ids=tuple(body.stop_token_ids), bad_words=tuple(body.bad_words))
-    params = SamplingParams(**fields)
-    params.validate(tokenizer.vocab_size)
-    if params.bad_words:
-        params = msgspec.structs.replace(params, bad_words_ids=bad_words_ids(params.bad_words, tokenizer))
-    return params
+    return SamplingParams(**fields)
+
+
+def _complete(params: SamplingParams, tokenizer: Tokenizer, vocab_size: int) -> SamplingParams:
+    params.validate(vocab_size)
+    if not params.bad_words:
+        return params
+    return msgspec.structs.replace(params, bad_words_ids=bad_words_ids(params.bad_words, tokenizer))
 
 
 def bad_words_ids(words: Sequence[str], tokenizer: Tokenizer) -> tuple[tuple[int, ...], ...]:
@@ -93,28 +98,23 @@ def chat_prompt(body: TemplateBody, tokenizer: Tokenizer) -> str:
     for index, turn in enumerate(body.messages):
         if turn.content is None and not (turn.role == "assistant" and turn.reasoning_content):
             raise InvalidRequestError(f"messages[{index}].content is missing", param=f"messages[{index}].content")
+    for name in _NOT_FOR_TEMPLATES & body.chat_template_kwargs.keys():
+        raise InvalidRequestError(f"chat_template_kwargs must not contain '{name}'", param="chat_template_kwargs")
     messages = [{"content": "", **message.model_dump(exclude_none=True)} for message in body.messages]
     for message in messages:
         if message["role"] == "developer":
             message["role"] = "system"
-    try:
-        return tokenizer.apply_chat_template(
-            messages,
-            add_generation_prompt=body.add_generation_prompt and not body.continue_final_message,
-            continue_final_message=body.continue_final_message,
-            **body.chat_template_kwargs,
-        )
-    except InvalidRequestError:
-        raise
-    except Exception as error:  # templates come with models: they raise what they like, mostly on the order of roles
-        raise InvalidRequestError(
-            f"the model's chat template refuses the messages: {error}", param="messages"
-        ) from None
+    return tokenizer.apply_chat_template(
+        messages,
+        add_generation_prompt=body.add_generation_prompt and not body.continue_final_message,
+        continue_final_message=body.continue_final_message,
+        **body.chat_template_kwargs,
+    )
 
 
 def chat_prompt_ids(body: TemplateBody, tokenizer: Tokenizer) -> list[int]:
     """Token ids of the messages. Templates write special tokens themselves, so none are added by default."""
-    return encode_text(chat_prompt(body, tokenizer), tokenizer, body.add_special_tokens)
+    return tokenizer.encode(chat_prompt(body, tokenizer), body.add_special_tokens)
 
 
 def prompts_of(body: CompletionRequest) -> list[str | list[int]]:
@@ -126,31 +126,22 @@ def prompts_of(body: CompletionRequest) -> list[str | list[int]]:
 
 
 def encode_prompts(
-    prompts: Sequence[str | list[int]], tokenizer: Tokenizer, add_special_tokens: bool
+    prompts: Sequence[str | list[int]], tokenizer: Tokenizer, vocab_size: int, add_special_tokens: bool
 ) -> list[list[int]]:
     """Token ids of each prompt; ids from the client are checked against the vocabulary."""
     return [
-        encode_text(prompt, tokenizer, add_special_tokens)
+        tokenizer.encode(prompt, add_special_tokens)
         if isinstance(prompt, str)
-        else _checked_ids(prompt, tokenizer)
+        else check_ids(prompt, vocab_size, "prompt")
         for prompt in prompts
     ]
 
 
-def encode_text(text: str, tokenizer: Tokenizer, add_special_tokens: bool) -> list[int]:
-    """Token ids of ``text``. Raises ``InvalidRequestError`` for text that is not valid Unicode."""
-    try:
-        return tokenizer.encode(text, add_special_tokens=add_special_tokens)
-    except UnicodeEncodeError:
-        raise InvalidRequestError("the prompt contains a lone surrogate, which is not a character") from None
-
-
-def _checked_ids(ids: list[int], tokenizer: Tokenizer) -> list[int]:
-    if min(ids) < 0 or max(ids) >= tokenizer.vocab_size:
-        bad = next(token for token in ids if not 0 <= token < tokenizer.vocab_size)
-        raise InvalidRequestError(
-            f"prompt: token id {bad} is not in the vocabulary of {tokenizer.vocab_size}", param="prompt"
-        )
+def check_ids(ids: list[int], vocab_size: int, param: str) -> list[int]:
+    """``ids``, when all of them are in the vocabulary. Raises ``InvalidRequestError``."""
+    if ids and (min(ids) < 0 or max(ids) >= vocab_size):
+        bad = next(token for token in ids if not 0 <= token < vocab_size)
+        raise InvalidRequestError(f"{param}: token id {bad} is not in the vocabulary of {vocab_size}", param=param)
     return ids
 
 

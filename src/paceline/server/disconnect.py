@@ -1,4 +1,4 @@
-"""Notices at once, and without polling, that the client of a request is gone."""
+"""Notices at once, and without polling, that the client of a request is gone, or that the server goes."""
 
 from __future__ import annotations
 
@@ -7,17 +7,21 @@ from types import TracebackType
 
 from starlette.types import Receive
 
+from paceline.server.context import ServerContext
+from paceline.server.problems import ApiError
+
 
 class ClientGoneError(Exception):
     """There is nobody to answer any more."""
 
 
 class WhileConnected:
-    """``async with WhileConnected(receive):`` cancels its body when the client closes the connection, and then raises
-    ``ClientGoneError``. To be entered when the request's body has been read: all that ``receive`` can still say is
-    that the client is gone."""
+    """``async with WhileConnected(receive, context):`` cancels its body when the client closes the connection, and
+    then raises ``ClientGoneError``; a cancellation by a server that shuts down becomes an ``ApiError``. To be entered
+    when the request's body has been read: all that ``receive`` can still say is that the client is gone."""
 
-    def __init__(self, receive: Receive) -> None:
+    def __init__(self, receive: Receive, context: ServerContext) -> None:
+        self._context = context
         self._receive = receive
         self._gone = False
 
@@ -38,6 +42,9 @@ class WhileConnected:
     ) -> None:
         if not self._gone:
             self._watch.cancel()
+            if isinstance(error, asyncio.CancelledError) and self._context.draining:
+                self._task.uncancel()
+                raise ApiError(503, "The server is shutting down.", code="shutting_down") from None
         elif isinstance(error, asyncio.CancelledError):
             self._task.uncancel()
             raise ClientGoneError from None

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any, TypeVar
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
 from paceline.server.context import ServerContext
+from paceline.server.disconnect import ClientGoneError
 from paceline.server.problems import ApiError
 from paceline.server.schemas import Body, decode_json, parse
 
@@ -48,31 +49,33 @@ async def _read(request: Request, limit: int, timeout_s: float) -> bytes:
     try:
         async with asyncio.timeout(timeout_s):
             if declared.isdigit() and int(declared) > limit:
-                await _refuse(request, limit)
-            async for chunk in request.stream():
-                raw += chunk
+                await _refuse(request, limit, True)
+            more = True
+            while more:
+                message = await request.receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientGoneError
+                raw += message.get("body", b"")
+                more = message.get("more_body", False)
                 if len(raw) > limit:
                     raw.clear()
-                    await _refuse(request, limit)
+                    await _refuse(request, limit, more)
     except TimeoutError:
-        message = f"The request body did not arrive within {timeout_s:g} s."
-        raise ApiError(408, message, code="timeout", headers={"Connection": "close"}) from None
-    except ClientDisconnect:
-        raise ApiError(400, "The client went away.", code="client_disconnected") from None
+        late = f"The request body did not arrive within {timeout_s:g} s."
+        raise ApiError(408, late, code="timeout", headers={"Connection": "close"}) from None
     return bytes(raw)
 
 
-async def _refuse(request: Request, limit: int) -> None:
+async def _refuse(request: Request, limit: int, more: bool) -> None:
     """Answers 413. Closing a connection with unread data resets it, and the answer may be lost: so some of the rest
     is read and dropped."""
     read = 0
     try:
         async with asyncio.timeout(_LINGER_S):
-            while read <= 4 * limit:
+            while more and read <= 4 * limit:
                 message = await request.receive()
                 read += len(message.get("body", b""))
-                if message["type"] == "http.disconnect" or not message.get("more_body", False):
-                    break
+                more = message.get("more_body", False)
     except TimeoutError:
         pass
     text = f"The request body is larger than {limit} bytes; start the server with a larger --max-body-mb."

@@ -1,13 +1,13 @@
-"""What the routes need from the rest: an engine, a tokenizer, and the text of a sequence.
+"""What the routes need from the engine.
 
-The routes are written against these protocols only, so that tests drive them with a scripted engine and the engine
-process can be replaced without touching HTTP code.
+They are written against this protocol only, so that tests drive them with a scripted engine and the engine process can
+be replaced without touching HTTP code.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
-from typing import Any, Protocol
+from collections.abc import AsyncGenerator
+from typing import Protocol
 
 from paceline.engine.messages import EngineReady, EngineStats, Request, SequenceDelta
 
@@ -44,19 +44,3 @@ class EngineClient(Protocol):
 
     async def close(self) -> None:
         """Stops the engine process."""
-
-
-class Tokenizer(Protocol):
-    """The part of ``models.tokenizer`` that the server uses."""
-
-    @property
-    def vocab_size(self) -> int: ...
-
-    @property
-    def eos_token_ids(self) -> Sequence[int]: ...
-
-    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]: ...
-
-    def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str: ...
-
-    def apply_chat_template(self, messages: list[dict[str, Any]], **options: Any) -> str: ...

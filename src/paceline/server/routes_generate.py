@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from paceline.engine.detokenizer import TokenBytes
 from paceline.engine.messages import Request
+from paceline.models.tokenizer import Tokenizer
 from paceline.sampling.params import SamplingParams
 from paceline.server import conversion
 from paceline.server.answers import Answer, ChatChunks, CompletionChunks, Echo, chat_answer, completion_answer
@@ -20,7 +21,6 @@ from paceline.server.disconnect import WhileConnected
 from paceline.server.generation import Generation
 from paceline.server.intake import read_body
 from paceline.server.logprobs import TokenNames
-from paceline.server.ports import Tokenizer
 from paceline.server.schemas import ChatCompletionRequest, CompletionRequest, SamplingBody
 from paceline.server.sse import EventStream, JsonAnswer
 
@@ -46,10 +46,11 @@ async def _completions(context: ServerContext, http: HttpRequest) -> Response:
     arrived = time.monotonic()
     body = await read_body(http, context, CompletionRequest)
     ready, tokenizer, table = context.loaded()
-    params = conversion.completion_params(body, tokenizer)
+    params = conversion.completion_params(body, tokenizer, ready.vocab_size)
     prompts = conversion.prompts_of(body)
     ids = await off_loop(
-        sum(map(len, prompts)), lambda: conversion.encode_prompts(prompts, tokenizer, body.add_special_tokens)
+        sum(map(len, prompts)),
+        lambda: conversion.encode_prompts(prompts, tokenizer, ready.vocab_size, body.add_special_tokens),
     )
     for prompt_ids in ids:
         conversion.check_length(prompt_ids, params, ready, "prompt")
@@ -58,8 +59,8 @@ async def _completions(context: ServerContext, http: HttpRequest) -> Response:
     answer = _answer(context, table, "cmpl-", body, params.logprobs, body.prompt_logprobs)
     generation = _generation(context, table, answer, body, params, ids, arrived, hide_output=only)
     if body.stream:
-        return EventStream(generation, CompletionChunks(answer, generation, echo))
-    async with WhileConnected(http.receive):
+        return EventStream(context, generation, CompletionChunks(answer, generation, echo))
+    async with WhileConnected(http.receive, context):
         await generation.run()
     return JsonAnswer(completion_answer(answer, generation, echo))
 
@@ -68,15 +69,15 @@ async def _chat_completions(context: ServerContext, http: HttpRequest) -> Respon
     arrived = time.monotonic()
     body = await read_body(http, context, ChatCompletionRequest)
     ready, tokenizer, table = context.loaded()
-    params = conversion.chat_params(body, tokenizer)
+    params = conversion.chat_params(body, tokenizer, ready.vocab_size)
     size = sum(len(message.content or "") for message in body.messages)
     ids = await off_loop(size, lambda: conversion.chat_prompt_ids(body, tokenizer))
     conversion.check_length(ids, params, ready, "messages")
     answer = _answer(context, table, "chatcmpl-", body, params.logprobs, body.prompt_logprobs)
     generation = _generation(context, table, answer, body, params, [ids], arrived)
     if body.stream:
-        return EventStream(generation, ChatChunks(answer, generation))
-    async with WhileConnected(http.receive):
+        return EventStream(context, generation, ChatChunks(answer, generation))
+    async with WhileConnected(http.receive, context):
         await generation.run()
     return JsonAnswer(chat_answer(answer, generation))
 

@@ -35,8 +35,8 @@ def routes(context: ServerContext) -> APIRouter:
     @router.post("/detokenize")
     async def detokenize(http: HttpRequest) -> Response:
         body = await read_body(http, context, DetokenizeRequest)
-        _, tokenizer, _ = context.loaded()
-        ids = conversion.encode_prompts([body.tokens], tokenizer, False)[0] if body.tokens else []
+        ready, tokenizer, _ = context.loaded()
+        ids = conversion.check_ids(body.tokens, ready.vocab_size, "tokens")
         text = await off_loop(4 * len(ids), lambda: tokenizer.decode(ids, skip_special_tokens=False))
         return JsonAnswer({"prompt": text})
 
@@ -66,9 +66,7 @@ async def _tokenize(context: ServerContext, http: HttpRequest) -> dict[str, Any]
         ids = await off_loop(size, lambda: conversion.chat_prompt_ids(chat, tokenizer))
     else:
         text = body = check(data, context, TokenizeCompletionRequest)
-        ids = await off_loop(
-            len(text.prompt), lambda: conversion.encode_text(text.prompt, tokenizer, text.add_special_tokens)
-        )
+        ids = await off_loop(len(text.prompt), lambda: tokenizer.encode(text.prompt, text.add_special_tokens))
     answer: dict[str, Any] = {"count": len(ids), "max_model_len": ready.context_length, "tokens": ids}
     if body.return_token_strs:
         answer["token_strs"] = [table[token].decode("utf-8", "replace") for token in ids]

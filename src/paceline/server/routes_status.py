@@ -6,6 +6,7 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from paceline.server.context import ServerContext
+from paceline.server.problems import ApiError
 from paceline.server.sse import JsonAnswer
 from paceline.server.version import version
 
@@ -29,6 +30,8 @@ def routes(context: ServerContext) -> APIRouter:
         problem = context.unready()
         if problem is not None:
             raise problem
+        if not context.engine.serving:
+            raise ApiError(503, "The engine is being restarted; requests wait for it.", code="restarting")
         return JsonAnswer({"status": "ready", "model": context.model_name})
 
     @router.get("/version")

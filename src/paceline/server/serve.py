@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 import socket
 from types import FrameType
 
@@ -88,6 +87,3 @@ def bind(host: str, port: int) -> socket.socket:
         sock.close()
         raise
     return sock
-
-
-__all__ = ["HttpServer", "bind", "signal"]

@@ -16,6 +16,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from paceline.engine.output import SequenceOutput
+from paceline.server.context import ServerContext
 from paceline.server.disconnect import ClientGoneError, WhileConnected
 from paceline.server.generation import Generation
 from paceline.server.problems import as_api_error, internal_error
@@ -43,10 +44,11 @@ class ChunkWriter(Protocol):
 class EventStream(Response):
     """A response that runs ``generation`` while the client listens."""
 
-    def __init__(self, generation: Generation, writer: ChunkWriter) -> None:
+    def __init__(self, context: ServerContext, generation: Generation, writer: ChunkWriter) -> None:
         self.status_code = 200
         self.background = None
         self.raw_headers = HEADERS.copy()
+        self._context = context
         self._generation = generation
         self._writer = writer
         self._started = False
@@ -54,7 +56,7 @@ class EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._send = send
         try:
-            async with WhileConnected(receive):
+            async with WhileConnected(receive, self._context):
                 await self._stream()
         except ClientGoneError:
             return
