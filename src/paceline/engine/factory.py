@@ -19,6 +19,9 @@ from paceline.engine.messages import Choice, EngineReady
 from paceline.engine.options import EngineOptions
 from paceline.errors import PacelineError
 from paceline.models.loading import load_model
+from paceline.models.sources import resolve_model
+from paceline.models.tokenizer import ids_of
+from paceline.models.tokenizer_gguf import gguf_end_ids
 
 
 def build_in_own_process(options: EngineOptions) -> tuple[Engine, EngineReady]:
@@ -29,7 +32,8 @@ def build_in_own_process(options: EngineOptions) -> tuple[Engine, EngineReady]:
 def build_engine(options: EngineOptions, own_process: bool = False) -> tuple[Engine, EngineReady]:
     """Loads the model that ``options`` name. Raises ``ModelLoadError`` for a model that cannot be found or loaded,
     ``InvalidRequestError`` for a setting that cannot be met."""
-    path, choices = find_model(options.model)
+    source = resolve_model(options.model)
+    path, choices = source.path, [Choice("model", source.name, source.reason)]
     threads = options.threads or machine.usable_cores()
     backend, reason = open_backend(options.backend, threads)
     choices.append(Choice("backend", backend.name, reason))
@@ -40,24 +44,16 @@ def build_engine(options: EngineOptions, own_process: bool = False) -> tuple[Eng
     config = EngineConfig(**{field.name: getattr(options, field.name) for field in fields(EngineConfig)})
     engine = Engine(model, backend, config, eos_ids=eos_ids(path, model.config))
     ready = EngineReady(
-        model=options.model or path.name,
+        model=source.name,
         path=str(path),
         backend=backend.name,
         context_length=engine.context_length,
         vocab_size=model.spec.vocab_size,
         max_queue=engine.config.max_queue,
         max_running=engine.config.max_running,
-        choices=choices + engine.choices,
+        choices=[*choices, *engine.choices],
     )
     return engine, ready
-
-
-def find_model(model: str) -> tuple[Path, list[Choice]]:
-    """The local files of a model, fetched if need be."""
-    from paceline.models.sources import resolve_model
-
-    source = resolve_model(model)
-    return source.path, [Choice("model", str(source.path), source.reason)]
 
 
 def open_backend(wish: str, threads: int) -> tuple[Backend, str]:
@@ -73,15 +69,10 @@ def open_backend(wish: str, threads: int) -> tuple[Backend, str]:
 
 
 def eos_ids(path: Path, config: Mapping[str, Any]) -> frozenset[int]:
-    """Tokens that end a sequence: the model's config and its generation config name them, sometimes different ones."""
-    found = _ids(config.get("eos_token_id"))
+    """Tokens that end a sequence. A GGUF file names one of them, and tokens that end a turn are recognised by their
+    text; a folder's config and generation config name them, sometimes different ones."""
+    if path.suffix == ".gguf":
+        return gguf_end_ids(path)
     generation = path / "generation_config.json"
-    if generation.is_file():
-        found |= _ids(json.loads(generation.read_text()).get("eos_token_id"))
-    return found
-
-
-def _ids(value: Any) -> frozenset[int]:
-    if value is None:
-        return frozenset()
-    return frozenset(map(int, value)) if isinstance(value, list | tuple) else frozenset({int(value)})
+    configs = [config, json.loads(generation.read_text()) if generation.is_file() else {}]
+    return frozenset(token for part in configs for token in ids_of(part.get("eos_token_id")))

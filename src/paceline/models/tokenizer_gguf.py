@@ -44,6 +44,12 @@ def gguf_tokenizer(path: str | Path) -> Tokenizer:
         raise ModelLoadError(f"{path}: the tokenizer in the file cannot be built: {error}") from error
 
 
+def gguf_end_ids(path: str | Path) -> frozenset[int]:
+    """Tokens that end a sequence, without building the tokenizer: what an engine needs of it."""
+    with GgufFile(path) as file:
+        return frozenset(_turn_ends(_Vocabulary(file.metadata)))
+
+
 class _Vocabulary:
     """The ``tokenizer.ggml.*`` keys."""
 
