@@ -23,6 +23,7 @@ class Timeline:
     tokens: int = 0  # generated tokens, as the engine counts them
     prompt_tokens: int = 0
     text: str = ""
+    own_seconds: float | None = None  # for the whole request, when the engine timed itself
 
     @property
     def ttft(self) -> float:
@@ -32,7 +33,7 @@ class Timeline:
     @property
     def total(self) -> float:
         """Seconds from sending to the last token."""
-        return self.arrivals[-1] - self.sent
+        return self.own_seconds if self.own_seconds is not None else self.arrivals[-1] - self.sent
 
     @property
     def decode_rate(self) -> float:

@@ -16,14 +16,17 @@ from typing import IO
 
 import psutil
 
-MEBIBYTE = 1 << 20
+MEGABYTE = 1e6
 STOP_SECONDS = 20.0
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Resident memory of a process tree in MiB. ``pss`` counts a page shared by n processes as 1/n in each (the true
-    cost of the tree, except for pages shared with other programs); ``rss`` counts it n times."""
+    """Resident memory of a process tree in MB (10^6 bytes).
+
+    ``pss`` counts a page shared by n processes as 1/n in each: the true cost of the tree, except for pages shared with
+    other programs. ``rss`` counts it n times.
+    """
 
     pss: float
     rss: float
@@ -75,7 +78,7 @@ class ProcessTree:
                 info = member.memory_full_info()
                 rss += info.rss
                 pss += getattr(info, "pss", info.rss)
-        return Memory(pss / MEBIBYTE, rss / MEBIBYTE)
+        return Memory(pss / MEGABYTE, rss / MEGABYTE)
 
     def tail(self, characters: int = 1500) -> str:
         """The end of what it printed."""

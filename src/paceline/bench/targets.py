@@ -9,7 +9,7 @@ import socket
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from paceline.bench.client import Timeline, ask, stream_completion
 from paceline.bench.processes import Memory, ProcessTree
@@ -22,9 +22,13 @@ class TargetError(Exception):
     """An engine did not start or did not answer; the message has the end of its log."""
 
 
+#: ``own``: Paceline's server; ``library``: Paceline without a server; ``peer``: another engine.
+Kind = Literal["own", "library", "peer"]
+
+
 class Target(ABC):
-    """An engine under test. ``name`` is what tables show; ``format`` its weights; ``baseline`` marks the engine that
-    runs the very same model file on the same number of threads."""
+    """An engine under test. ``name`` is what tables show; ``baseline`` marks the peer that the goal for decoding on the
+    same model file is about."""
 
     def __init__(
         self,
@@ -32,12 +36,12 @@ class Target(ABC):
         command: Sequence[str],
         environment: Mapping[str, str] | None = None,
         *,
-        format: str = "",
+        kind: Kind = "peer",
         baseline: bool = False,
         start_timeout: float = 240.0,
     ) -> None:
         self.name = name
-        self.format = format
+        self.kind = kind
         self.baseline = baseline
         self.command = list(command)
         self.environment = dict(environment or {})
@@ -123,10 +127,11 @@ class HttpTarget(Target):
 
 
 class WorkerTarget(Target):
-    """An engine without a server of its own: a worker process that reads requests as JSON lines and answers each with
-    lines ``{"id", "tokens"}`` as tokens come and ``{"id", "done": true}`` at the end; ``{"ready": true}`` comes first.
+    """An engine without a server of its own: a worker process that reads requests as JSON lines.
 
-    Times are taken here, when a line arrives, as for the servers.
+    It says ``{"ready": true}``, answers each request with lines ``{"id", "tokens"}`` as tokens come and ends it with
+    ``{"id", "done": true}``. Times are taken here, when a line arrives, as for the servers; a worker may add to its
+    last line the ``seconds`` that the request took by its own clock.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -180,6 +185,7 @@ class WorkerTarget(Target):
                     timeline.arrivals.append(now)
                     timeline.tokens += event["tokens"]
                 if event.get("done"):
+                    timeline.own_seconds = event.get("seconds")
                     return check_lengths(self.name, timeline, len(prompt), max_tokens)
         finally:
             del self._queues[number]

@@ -1,4 +1,4 @@
-"""OpenVINO GenAI behind the worker protocol of ``bench.targets``: ``python openvino_worker.py MODEL_FOLDER THREADS``.
+"""OpenVINO GenAI behind the worker protocol of ``bench.targets``: ``python THIS MODEL_FOLDER THREADS``.
 
 Run by the Python of OpenVINO's own environment, so it imports nothing of this package.
 """
@@ -28,8 +28,8 @@ def read_requests(requests: queue.Queue[dict[str, Any] | None]) -> None:
 
 def main() -> None:
     import numpy as np
-    import openvino as ov
-    import openvino_genai as genai
+    import openvino as ov  # type: ignore[import-not-found]
+    import openvino_genai as genai  # type: ignore[import-not-found]
 
     scheduler = genai.SchedulerConfig()
     scheduler.cache_size = CACHE_GB

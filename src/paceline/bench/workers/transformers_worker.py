@@ -1,4 +1,4 @@
-"""transformers' ``generate`` behind the worker protocol of ``bench.targets``: ``python transformers_worker.py MODEL THREADS``.
+"""transformers' ``generate`` behind the worker protocol of ``bench.targets``: ``python THIS MODEL THREADS``.
 
 Requests that arrive together are one batch (their prompts must have one length), as a user of ``generate`` would do
 it. ``MODEL`` is a folder in Hugging Face form.
