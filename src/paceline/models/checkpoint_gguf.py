@@ -33,7 +33,7 @@ class GgufCheckpoint:
     """See ``Checkpoint``. Quantized matrices keep the file's blocks exactly (no second rounding)."""
 
     def __init__(self, path: str | Path) -> None:
-        self._file = GgufFile(path, strings=False)
+        self._file = GgufFile(path)
         try:
             self._read_config()
             self._parts = self._name_tensors()
@@ -54,7 +54,7 @@ class GgufCheckpoint:
             self.config: dict[str, Any] = hf_config(file.metadata, shapes, factors)
         except ModelLoadError as error:
             raise ModelLoadError(f"{file.path}: {error}") from error
-        file.metadata.clear()
+        file.metadata.clear()  # the vocabulary: megabytes that nobody asks for again
 
     def _name_tensors(self) -> dict[str, _Part]:
         parts: dict[str, _Part] = {}

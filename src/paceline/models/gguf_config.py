@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from paceline.errors import ModelLoadError
+from paceline.models.gguf_tokens import turn_end_ids
 
 #: GGUF architecture -> (Hugging Face class, model_type). ``llama`` also carries Mistral and Mixtral.
 ARCHITECTURES = {
@@ -109,12 +110,9 @@ def _special_tokens(metadata: Mapping[str, Any], config: dict[str, Any]) -> None
     for name, key in (("bos_token_id", "bos_token_id"), ("pad_token_id", "padding_token_id")):
         if prefix + key in metadata:
             config[name] = int(metadata[prefix + key])
-    ends = [
-        metadata[prefix + key] for key in ("eos_token_id", "eot_token_id", "eom_token_id") if prefix + key in metadata
-    ]
-    unique = list(dict.fromkeys(map(int, ends)))
-    if unique:
-        config["eos_token_id"] = unique[0] if len(unique) == 1 else unique
+    ends = turn_end_ids(metadata)
+    if ends:
+        config["eos_token_id"] = ends[0] if len(ends) == 1 else ends
 
 
 def _rope_scaling(meta: _Metadata, config: dict[str, Any], factors: Factors, rope_dims: int) -> dict[str, Any] | None:

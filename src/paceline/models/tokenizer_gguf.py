@@ -14,22 +14,12 @@ import tokenizers
 from tokenizers import AddedToken, decoders, models
 
 from paceline.errors import ModelLoadError
+from paceline.models.gguf_tokens import turn_end_ids
 from paceline.models.sentencepiece import CONTROL, NORMAL, USER_DEFINED, SentencePieces, sentencepiece_backend
 from paceline.models.tokenizer import Tokenizer, add_bos_eos
 from paceline.models.tokenizer_cache import cached_backend
 from paceline.models.tokenizer_pre import PreTokenization, pre_tokenization
 from paceline.quantization.gguf_file import GgufFile
-
-#: Tokens that end a turn. GGUF names one of them; models emit any, so all that are control tokens count.
-_TURN_ENDS = (
-    "<|eot_id|>",
-    "<|eom_id|>",
-    "<|im_end|>",
-    "<|end|>",
-    "<end_of_turn>",
-    "<|endoftext|>",
-    "<|end_of_text|>",
-)
 
 
 def gguf_tokenizer(path: str | Path) -> Tokenizer:
@@ -47,7 +37,7 @@ def gguf_tokenizer(path: str | Path) -> Tokenizer:
 def gguf_end_ids(path: str | Path) -> frozenset[int]:
     """Tokens that end a sequence, without building the tokenizer: what an engine needs of it."""
     with GgufFile(path) as file:
-        return frozenset(_turn_ends(_Vocabulary(file.metadata)))
+        return frozenset(turn_end_ids(file.metadata))
 
 
 class _Vocabulary:
@@ -99,7 +89,7 @@ def _from_metadata(metadata: Mapping[str, Any], path: Path) -> Tokenizer:
     return Tokenizer(
         backend,
         special_tokens={role: token for role, token in roles.items() if token is not None},
-        eos_token_ids=_turn_ends(vocabulary),
+        eos_token_ids=turn_end_ids(metadata),
         chat_templates=_chat_templates(metadata),
     )
 
@@ -124,13 +114,6 @@ def _sentencepiece_backend(vocabulary: _Vocabulary) -> tokenizers.Tokenizer:
     backend = sentencepiece_backend(pieces)
     backend.add_tokens(vocabulary.added_tokens())
     return backend
-
-
-def _turn_ends(vocabulary: _Vocabulary) -> set[int]:
-    named = {vocabulary.get(f"{role}_token_id") for role in ("eos", "eot", "eom")} - {None}
-    control = {token for token, kind in zip(vocabulary.tokens, vocabulary.types, strict=True) if kind == CONTROL}
-    index = {token: i for i, token in enumerate(vocabulary.tokens) if token in _TURN_ENDS and token in control}
-    return {int(i) for i in named} | set(index.values())
 
 
 def _chat_templates(metadata: Mapping[str, Any]) -> dict[str, str]:
