@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 from sampling_reference import choose, near_boundary, probabilities
 
 from paceline.sampling.params import SamplingParams
-from paceline.sampling.truncation import Truncator, descending, inverse_cdf, largest
+from paceline.sampling.truncation import Truncator, descending, inverse_cdf, largest, shortest_head
 
 COMBINATIONS = [
     SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, typical_p=typical_p)
@@ -73,7 +73,7 @@ def test_largest_is_the_head_of_a_full_sort(count: int, size: int) -> None:
 
 def test_equal_logits_are_ordered_by_id() -> None:
     row = np.array([1, 5, 5, 2, 5, 0, -0.0, 0], np.float32)
-    assert descending(np.arange(8), row).tolist() == [1, 2, 4, 3, 0, 5, 6, 7]
+    assert descending(row).tolist() == [1, 2, 4, 3, 0, 5, 6, 7]
     assert support(row, SamplingParams(top_k=2)) == [1, 2]
     assert support(row, SamplingParams(top_k=1)) == [1]
     assert support(row, SamplingParams(top_p=0.3)) == [1]
@@ -202,3 +202,33 @@ def test_tiny_temperature_is_greedy_and_keeps_the_ties_equal() -> None:
     truncator = Truncator(4)
     with np.errstate(over="ignore"):
         assert [truncator.draw(row, row.max(), params, u) for u in (0.0, 0.49, 0.51, 0.99)] == [1, 1, 2, 2]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_sums_of_blocks_that_were_rounded_up_still_give_a_token(seed: int) -> None:
+    row = random_row(seed, 100, 1.0)
+    truncator = Truncator(100)
+    assert truncator.draw(row, row.max(), SamplingParams(), 1 - 2**-53) == 99
+
+
+@pytest.mark.parametrize("kind", ["spread", "rounded", "equal", "two", "outlier", "close"])
+@pytest.mark.parametrize("share", [0.0, 1e-6, 0.3, 0.9, 0.999_999, 1.0, 2.0])
+def test_the_shortest_head_of_many_values_is_that_of_a_full_sort(kind: str, share: float) -> None:
+    values = random_row(3, 30_000)
+    if kind == "rounded":
+        values = np.round(values)
+    elif kind == "equal":
+        values[:] = 1.5
+    elif kind == "two":
+        values = (values > 0).astype(np.float32)
+    elif kind == "close":
+        values = (values > 0).astype(np.float32) * np.float32(1e-45)
+    elif kind == "outlier":
+        values[77] = 3e38
+    weights = np.random.default_rng(4).integers(1, 9, 30_000).astype(np.float32)  # sums are exact
+    target = share * float(weights.sum())
+    order = np.lexsort((np.arange(30_000), -values))
+    before = np.concatenate(([0.0], weights[order].astype(np.float64).cumsum()[:-1]))
+    expected = order[(before < target) | (np.arange(30_000) == 0)]
+    with np.errstate(over="ignore"):
+        assert sorted(shortest_head(values, weights, target).tolist()) == sorted(expected.tolist())

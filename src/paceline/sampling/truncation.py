@@ -21,22 +21,47 @@ Weights = npt.NDArray[np.float64]
 
 _GROUP = 64  # tokens in a group whose maximum is taken
 _BLOCK = 128  # weights summed together before the cumulative sum of a whole row
+_SORTED_AT_ONCE = 1024
+_BINS = 1024.0
+_LEAST_SPAN = 1e-30  # so that bins per unit are finite
 _LOWEST = float(np.finfo(np.float32).min)
 _MAX_INVERSE_TEMPERATURE = 1e30  # beyond it every logit gap is infinite anyway
 
 
-def descending(ids: Ids, values: Row) -> Ids:
-    """``ids`` (distinct) sorted by descending ``values`` (no NaN), then ascending id.
+def descending(values: Row) -> Ids:
+    """The permutation that sorts ``values`` (no NaN) in descending order, equal ones by place.
 
-    One sort of 64-bit keys: the upper half falls as the float rises, the lower half is the id.
+    One sort of 64-bit keys: the upper half falls as the float rises, the lower half is the place.
     """
     bits = (values + np.float32(0.0)).view(np.int32)  # adding zero turns -0.0 into 0.0
     rising = bits ^ ((bits >> 31) & np.int32(0x7FFFFFFF))
     keys = (~rising).astype(np.int64) << 32
-    keys |= ids
+    keys |= np.arange(len(values))
     keys.sort()
     keys &= 0xFFFFFFFF
     return keys
+
+
+def shortest_head(values: Row, weights: Row, target: float) -> Ids:
+    """Places of the first ``values`` in descending order (equal ones by place) whose ``weights`` sum to ``target``: no
+    more than it takes, at least one, all if they fall short. The places are in no order."""
+    if len(values) > _SORTED_AT_ONCE:
+        top = values.max()
+        span = float(top) - float(values.min())
+        if _LEAST_SPAN < span < -_LOWEST:
+            return _head_by_bins(values, weights, target, ((top - values) * np.float32(_BINS / span)).astype(np.int64))
+    order = descending(values)
+    return order[: int(weights[order].cumsum(dtype=np.float64).searchsorted(target)) + 1]
+
+
+def _head_by_bins(values: Row, weights: Row, target: float, bins: Ids) -> Ids:
+    """``shortest_head`` where values of a lower bin come first: only the bin that reaches the target is looked into."""
+    cumulative = np.bincount(bins, weights).cumsum()
+    crossing = min(int(cumulative.searchsorted(target)), len(cumulative) - 1)
+    before = float(cumulative[crossing - 1]) if crossing else 0.0
+    band = (bins == crossing).nonzero()[0]
+    head = band[shortest_head(values[band], weights[band], target - before)]
+    return np.concatenate(((bins < crossing).nonzero()[0], head))
 
 
 def scale(values: Row, top: np.float32, params: SamplingParams, out: Row | None = None) -> Row:
@@ -62,7 +87,7 @@ def largest(row: Row, count: int) -> Ids:
     else:
         bound = float(np.partition(row, -count)[-count])
     candidates = (row >= np.float32(max(bound, _LOWEST))).nonzero()[0]
-    return descending(candidates, row[candidates])[:count]
+    return candidates[descending(row[candidates])[:count]]
 
 
 class Truncator:
@@ -90,30 +115,37 @@ class Truncator:
 
     def support(self, row: Row, top: np.float32, params: SamplingParams) -> Ids | None:
         """Ascending ids of the tokens that top_k, top_p, min_p and typical_p leave; None: none of them is used."""
-        mass = None
         if 0 < params.top_k < self.vocab_size:
             ids = largest(row, params.top_k)
+            if params.top_p < 1.0:
+                weights = np.exp(scale(row[ids], top, params))
+                ids = ids[shortest_head(row[ids], weights, params.top_p * float(weights.sum(dtype=np.float64)))]
         elif params.top_p < 1.0:
-            self._fill_weights(row, top, params)
-            mass = float(self._weights.sum())
-            ids = self._nucleus_candidates(row, top, mass, params)
+            ids = self._nucleus(row, top, params)
         elif params.min_p > 0.0 or params.typical_p < 1.0:
             ids = _at_least(row, top, params.min_p, params.temperature)
         else:
             return None
-        ids = truncate(ids, scale(row[ids], top, params), mass, params)
+        if params.min_p > 0.0:
+            ids = ids[scale(row[ids], top, params) >= np.float32(math.log(params.min_p))]
+        if params.typical_p < 1.0:
+            ids = ids[typical(scale(row[ids], top, params), params.typical_p)]
         ids.sort()
         return ids
 
-    def _nucleus_candidates(self, row: Row, top: np.float32, mass: float, params: SamplingParams) -> Ids:
-        """The first tokens of the order, with at least ``top_p`` of ``mass``. Tokens under the last threshold can be
-        left out even if all V of them weighed that much; most rows get by with a higher one: fewer to sort."""
-        least = (1.0 - params.top_p) * mass / self.vocab_size
+    def _nucleus(self, row: Row, top: np.float32, params: SamplingParams) -> Ids:
+        """top_p of the whole row. Candidates first: tokens under the last threshold can be left out even if all V of
+        them weighed that much; most rows get by with a higher one."""
+        self._fill_weights(row, top, params)
+        weights = self._weights
+        mass = float(weights.sum())
+        target, least = params.top_p * mass, (1.0 - params.top_p) * mass / self.vocab_size
         for factor in (64.0, 8.0, 1.0):
             ids = _at_least(row, top, min(1.0, least * factor), params.temperature)
-            if factor == 1.0 or float(self._weights[ids].sum(dtype=np.float64)) >= params.top_p * mass:
+            chosen = weights[ids]
+            if factor == 1.0 or float(chosen.sum(dtype=np.float64)) >= target:
                 break
-        return descending(ids, row[ids])
+        return ids[shortest_head(row[ids], chosen, target)]
 
     def _fill_weights(self, row: Row, top: np.float32, params: SamplingParams) -> None:
         np.exp(scale(row, top, params, out=self._weights), out=self._weights)
@@ -138,40 +170,19 @@ def _at_least(row: Row, top: np.float32, weight: float, temperature: float) -> I
     return (row >= np.float32(bound)).nonzero()[0]
 
 
-def truncate(ids: Ids, scaled: Row, mass: float | None, params: SamplingParams) -> Ids:
-    """The ``ids`` that top_p, min_p and typical_p leave (top_k is done).
-
-    ``scaled`` are the logits of ``ids``, divided by the temperature, less the largest of the row; for top_p in
-    descending order. ``mass`` is the sum of exp(scaled) over the distribution that top_p refers to; None: these ids.
-    """
-    if params.top_p < 1.0:
-        cumulative = np.exp(scaled).cumsum(dtype=np.float64)
-        whole = float(cumulative[-1]) if mass is None else mass
-        count = int(cumulative.searchsorted(params.top_p * whole)) + 1  # the token that reaches top_p stays
-        ids, scaled = ids[:count], scaled[:count]
-    if params.min_p > 0.0:
-        kept = scaled >= np.float32(math.log(params.min_p))
-        ids, scaled = ids[kept], scaled[kept]
-    if params.typical_p < 1.0:
-        ids = ids[typical(scaled, params.typical_p)]
-    return ids
-
-
 def typical(scaled: Row, typical_p: float) -> npt.NDArray[np.bool_]:
     """Locally typical sampling (Meister et al. 2022): which tokens of a distribution have a surprise nearest to its
     entropy, as many as it takes to reach ``typical_p``; ties with the last one stay.
 
-    ``scaled`` as in ``truncate``.
+    ``scaled`` are the logits as ``scale`` gives them.
     """
-    weights = np.exp(scaled.astype(np.float64))
-    mass = float(weights.sum())
-    surprise = np.log(mass) - scaled
-    entropy = float((weights * surprise).sum(where=weights > 0.0)) / mass
-    distance = np.abs(surprise - entropy).astype(np.float32)
-    order = distance.argsort()
-    cumulative = weights[order].cumsum()
-    last = min(int(cumulative.searchsorted(typical_p * mass)), len(order) - 1)
-    kept: npt.NDArray[np.bool_] = distance <= distance[order[last]]
+    weights = np.exp(scaled)
+    mass = float(weights.sum(dtype=np.float64))
+    surprise = math.log(mass) - scaled
+    entropy = float((weights * surprise).sum(dtype=np.float64, where=weights > 0.0)) / mass
+    distance = np.abs(surprise - np.float32(entropy))
+    head = shortest_head(-distance, weights, typical_p * mass)
+    kept: npt.NDArray[np.bool_] = distance <= distance[head].max()
     return kept
 
 
