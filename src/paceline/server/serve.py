@@ -1,13 +1,14 @@
-"""The server process: one event loop with the HTTP server and the engine client.
-
-The engine process is started before anything slow is imported here, and the HTTP port answers while it loads.
-"""
+"""The HTTP server: uvicorn with a drain."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import signal
 import socket
+import threading
+from collections.abc import Generator
 from types import FrameType
 
 import uvicorn
@@ -18,11 +19,10 @@ from paceline.server.context import ServerContext
 logger = logging.getLogger("paceline.server")
 
 KEEP_ALIVE_S = 65  # longer than the idle time of usual load balancers, so that they close first
-BACKLOG = 2048
 
 
 class HttpServer(uvicorn.Server):
-    """uvicorn with a drain: the first SIGTERM or SIGINT lets open requests end, the second one does not."""
+    """The first SIGTERM or SIGINT closes the port and lets open calls end; the second one does not wait for them."""
 
     def __init__(self, context: ServerContext, app: FastAPI) -> None:
         config = context.config
@@ -31,7 +31,6 @@ class HttpServer(uvicorn.Server):
                 app,
                 host=config.host,
                 port=config.port,
-                loop="uvloop",
                 http="httptools",
                 ws="none",
                 lifespan="off",
@@ -39,7 +38,7 @@ class HttpServer(uvicorn.Server):
                 log_config=None,
                 server_header=False,
                 date_header=False,
-                backlog=BACKLOG,
+                proxy_headers=False,
                 timeout_keep_alive=KEEP_ALIVE_S,
             )
         )
@@ -52,14 +51,25 @@ class HttpServer(uvicorn.Server):
         self.should_exit = True
         self._context.draining = True
 
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Unlike uvicorn's own, does not raise the signals again when all is done: the engine is still to be closed."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {sig: signal.signal(sig, self.handle_exit) for sig in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for sig, handler in before.items():
+                signal.signal(sig, handler)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stops accepting, waits for open requests up to the drain timeout, then ends them."""
+        """Stops accepting, waits for open calls up to the drain timeout, then ends them with an error."""
         self._context.draining = True
         drain_s = self._context.config.drain_timeout_s
-        open_calls = len(self.server_state.tasks)
-        if open_calls:
-            logger.info("draining: %d open calls have up to %g s to end", open_calls, drain_s)
-        self.config.timeout_graceful_shutdown = None
+        if self.server_state.tasks:
+            logger.info("draining: %d open calls have up to %g s to end", len(self.server_state.tasks), drain_s)
         draining = asyncio.ensure_future(super().shutdown(sockets))
         done, _ = await asyncio.wait((draining,), timeout=drain_s)
         if not done or self.force_exit:
@@ -67,23 +77,9 @@ class HttpServer(uvicorn.Server):
         await draining
 
     async def _end_open_calls(self) -> None:
-        """Cancels what is still open: each call ends with an error that its client sees."""
         self.force_exit = True
-        for task in list(self.server_state.tasks):
+        tasks = list(self.server_state.tasks)
+        for task in tasks:
             task.cancel()
-        await asyncio.sleep(0)
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises ``OSError`` when the port is taken or the address is not ours."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.socket(family)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind((host, port))
-        sock.listen(BACKLOG)
-        sock.setblocking(False)
-    except OSError:
-        sock.close()
-        raise
-    return sock
+        if tasks:
+            await asyncio.wait(tasks, timeout=1.0)

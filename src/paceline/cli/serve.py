@@ -1,0 +1,126 @@
+"""``paceline serve``: an OpenAI-compatible HTTP server."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    import socket
+
+
+_ENGINE = "Engine"
+_HTTP = "HTTP"
+
+
+def serve(
+    model: Annotated[str, typer.Argument(help="Folder, .gguf file, Hub id or alias. Default: the default model.")] = "",
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0 for all.", rich_help_panel=_HTTP)
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.", rich_help_panel=_HTTP)] = 8000,
+    api_key: Annotated[
+        list[str] | None,
+        typer.Option(
+            envvar="PACELINE_API_KEY",
+            help="Key that clients must send; repeat it for several (separated by spaces in the variable).",
+            rich_help_panel=_HTTP,
+        ),
+    ] = None,
+    served_model_name: Annotated[
+        list[str] | None,
+        typer.Option(help="Name of the model in requests and answers; repeat it for more.", rich_help_panel=_HTTP),
+    ] = None,
+    max_body_mb: Annotated[
+        float, typer.Option(min=0.001, help="Largest request body, in MiB.", rich_help_panel=_HTTP)
+    ] = 8,
+    cors_origin: Annotated[
+        list[str] | None,
+        typer.Option(help="Web origin whose pages may call the server; repeat it; * for all.", rich_help_panel=_HTTP),
+    ] = None,
+    drain_timeout: Annotated[
+        float, typer.Option(min=0, help="Seconds that open requests have after SIGTERM.", rich_help_panel=_HTTP)
+    ] = 30,
+    access_log: Annotated[bool, typer.Option(help="Log every request.", rich_help_panel=_HTTP)] = False,
+    backend: Annotated[str, typer.Option(help="auto, cpu or torch.", rich_help_panel=_ENGINE)] = "auto",
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Compute threads. Default: all usable cores.", rich_help_panel=_ENGINE)
+    ] = None,
+    context_length: Annotated[
+        int | None, typer.Option(min=1, help="Most tokens of a request and its answer.", rich_help_panel=_ENGINE)
+    ] = None,
+    kv_cache_mb: Annotated[
+        int | None, typer.Option(min=1, help="Memory of the KV cache, in MiB.", rich_help_panel=_ENGINE)
+    ] = None,
+    max_running: Annotated[
+        int | None, typer.Option(min=1, help="Most sequences computed at once.", rich_help_panel=_ENGINE)
+    ] = None,
+    max_queue: Annotated[
+        int | None, typer.Option(min=1, help="Most waiting sequences; more get 429.", rich_help_panel=_ENGINE)
+    ] = None,
+    max_rows: Annotated[
+        int | None, typer.Option(min=1, help="Most tokens computed in one step.", rich_help_panel=_ENGINE)
+    ] = None,
+    prefix_cache: Annotated[bool, typer.Option(help="Remember prompts' beginnings.", rich_help_panel=_ENGINE)] = True,
+) -> None:
+    """Serve a model over HTTP, with OpenAI's API."""
+    import logging
+
+    from paceline.engine.options import EngineOptions
+    from paceline.errors import PacelineError
+    from paceline.server.config import MIB, ServerConfig
+    from paceline.server.launch import names_of
+    from paceline.server.launch import serve as launch
+
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    for name in ("uvicorn.error", "asyncio"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    sock = _bind(host, port)
+    config = ServerConfig(
+        model_names=names_of(model, tuple(served_model_name or ())),
+        host=host,
+        port=sock.getsockname()[1],
+        api_keys=tuple(api_key or ()),
+        max_body_bytes=int(max_body_mb * MIB),
+        cors_origins=tuple(cors_origin or ()),
+        drain_timeout_s=drain_timeout,
+        access_log=access_log,
+    )
+    options = EngineOptions(
+        model=model,
+        backend=backend,
+        threads=threads,
+        context_length=context_length,
+        kv_cache_bytes=None if kv_cache_mb is None else kv_cache_mb * MIB,
+        max_running=max_running,
+        max_queue=max_queue,
+        max_rows=max_rows,
+        prefix_cache=prefix_cache,
+    )
+    try:
+        launch(config, options, sock)
+    except PacelineError as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    """The port is taken before anything else happens, so that a busy one is told at once."""
+    from paceline.server.launch import bind
+
+    try:
+        return bind(host, port)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            message = f"port {port} on {host} is already in use; choose another with --port (0: any free one)"
+        elif error.errno == errno.EACCES:
+            message = f"port {port} needs privileges; choose one above 1023 with --port"
+        else:
+            message = f"cannot listen on {host}:{port}: {error.strerror or error}"
+        typer.echo(f"Error: {message}", err=True)
+        raise typer.Exit(1) from None
