@@ -8,7 +8,7 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Self, cast
@@ -27,6 +27,7 @@ from paceline.sampling.params import SamplingParams
 
 Prompt = str | Sequence[int]
 Message = Mapping[str, Any]
+Stream = Generator[SequenceOutput, None, None]
 
 
 class LLM:
@@ -86,7 +87,7 @@ class LLM:
 
     def generate_stream(
         self, prompt: Prompt, sampling_params: SamplingParams | None = None
-    ) -> Iterator[SequenceOutput]:
+    ) -> Stream:
         """Completes one prompt; gives what is new as it comes. With ``n`` above 1, ``index`` says whose it is. Closing
         the iterator ends the generation. Several streams may be consumed in turn."""
         ((request, text),) = self._requests([prompt], sampling_params)
@@ -95,7 +96,7 @@ class LLM:
 
     def chat_stream(
         self, messages: Sequence[Message], sampling_params: SamplingParams | None = None, **template_options: Any
-    ) -> Iterator[SequenceOutput]:
+    ) -> Stream:
         """Answers one conversation; gives what is new as it comes."""
         return self.generate_stream(self.chat_prompt_ids(messages, **template_options), sampling_params)
 
@@ -186,7 +187,7 @@ class LLM:
             for job in jobs:
                 self._drop(job)
 
-    def _stream(self, job: _Job) -> Iterator[SequenceOutput]:
+    def _stream(self, job: _Job) -> Stream:
         job.new = deque()
         self._add(job)
         try:

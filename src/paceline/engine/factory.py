@@ -21,7 +21,6 @@ from paceline.errors import PacelineError
 from paceline.models.loading import load_model
 from paceline.models.sources import resolve_model
 from paceline.models.tokenizer import ids_of
-from paceline.models.tokenizer_gguf import gguf_end_ids
 
 
 def build_in_own_process(options: EngineOptions) -> tuple[Engine, EngineReady]:
@@ -69,10 +68,7 @@ def open_backend(wish: str, threads: int) -> tuple[Backend, str]:
 
 
 def eos_ids(path: Path, config: Mapping[str, Any]) -> frozenset[int]:
-    """Tokens that end a sequence. A GGUF file names one of them, and tokens that end a turn are recognised by their
-    text; a folder's config and generation config name them, sometimes different ones."""
-    if path.suffix == ".gguf":
-        return gguf_end_ids(path)
+    """Tokens that end a sequence. A folder's config and generation config may name different ones: all count."""
     generation = path / "generation_config.json"
     configs = [config, json.loads(generation.read_text()) if generation.is_file() else {}]
     return frozenset(token for part in configs for token in ids_of(part.get("eos_token_id")))
