@@ -16,10 +16,12 @@ from paceline.models.cache import cache_folder
 _FORMAT = 1  # to be raised when the way tokenizers are built changes
 
 
-def cached_backend(model: Path, build: Callable[[], tokenizers.Tokenizer]) -> tokenizers.Tokenizer:
-    """``build()``, or what it gave before for the same file. A cache that cannot be read or written is no error."""
+def cached_backend(model: Path, build: Callable[[], tokenizers.Tokenizer], variant: str = "") -> tokenizers.Tokenizer:
+    """``build()``, or what it gave before for the same file and ``variant`` (settings that are not in the file).
+
+    A cache that cannot be read or written is no error."""
     stat = model.stat()
-    name = f"{_FORMAT}|{tokenizers.__version__}|{model.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
+    name = f"{_FORMAT}|{tokenizers.__version__}|{model.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{variant}"
     path = cache_folder() / "tokenizers" / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.json"
     with contextlib.suppress(Exception):  # tokenizers raises bare Exception
         return tokenizers.Tokenizer.from_file(str(path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,10 @@ import tokenizers
 from tokenizers import AddedToken
 
 from paceline.errors import ModelLoadError
+from paceline.models.checkpoint_files import read_json
+from paceline.models.sentencepiece import read_model_file, sentencepiece_backend
 from paceline.models.tokenizer import Tokenizer, add_bos_eos, ids_of
+from paceline.models.tokenizer_cache import cached_backend
 
 _ROLES = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
 
@@ -25,8 +29,9 @@ def folder_tokenizer(folder: Path) -> Tokenizer:
             roles[role] = text
     backend = _backend(folder, settings)
     _add_tokens(backend, settings)
-    if "add_bos_token" in settings or "add_eos_token" in settings:
-        bos = roles.get("bos_token") if settings.get("add_bos_token") else None
+    built = not (folder / "tokenizer.json").is_file()
+    if built or "add_bos_token" in settings or "add_eos_token" in settings:
+        bos = roles.get("bos_token") if settings.get("add_bos_token", built) else None
         add_bos_eos(backend, bos, roles.get("eos_token") if settings.get("add_eos_token") else None)
     eos: set[int] = set()
     for name in ("generation_config.json", "config.json"):
@@ -38,8 +43,6 @@ def folder_tokenizer(folder: Path) -> Tokenizer:
 
 def _json(path: Path) -> dict[str, Any]:
     """A JSON object; empty where the file is not there."""
-    from paceline.models.checkpoint_files import read_json
-
     return dict(read_json(path)) if path.is_file() else {}
 
 
@@ -57,9 +60,28 @@ def _backend(folder: Path, settings: dict[str, Any]) -> tokenizers.Tokenizer:
             return tokenizers.Tokenizer.from_file(str(fast))
         except Exception as error:  # tokenizers raises bare Exception
             raise ModelLoadError(f"cannot read {fast}: {error}") from error
-    if any((folder / name).is_file() for name in ("tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")):
+    pieces = folder / "tokenizer.model"
+    if pieces.is_file():
+        try:
+            return cached_backend(
+                pieces,
+                lambda: _from_pieces(pieces, settings),
+                f"{settings.get('add_prefix_space')} {settings.get('legacy')}",
+            )
+        except ModelLoadError:  # not BPE: leave it to transformers
+            return _through_transformers(folder)
+    if any((folder / name).is_file() for name in ("vocab.json", "vocab.txt", "tekken.json")):
         return _through_transformers(folder)
     raise ModelLoadError(f"{folder} has no tokenizer: neither tokenizer.json nor tokenizer.model nor vocab.json")
+
+
+def _from_pieces(path: Path, settings: dict[str, Any]) -> tokenizers.Tokenizer:
+    pieces = read_model_file(path)
+    if settings.get("add_prefix_space") is False:
+        pieces = replace(pieces, space_prefix="never")
+    elif pieces.space_prefix == "first" and settings.get("legacy"):
+        pieces = replace(pieces, space_prefix="always")
+    return sentencepiece_backend(pieces)
 
 
 def _through_transformers(folder: Path) -> tokenizers.Tokenizer:

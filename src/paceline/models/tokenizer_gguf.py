@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import tokenizers
-from tokenizers import AddedToken, decoders, models
+from tokenizers import decoders, models
 
 from paceline.errors import ModelLoadError
 from paceline.models.gguf_tokens import turn_end_ids
-from paceline.models.sentencepiece import CONTROL, NORMAL, USER_DEFINED, SentencePieces, sentencepiece_backend
+from paceline.models.sentencepiece import NORMAL, SentencePieces, SpacePrefix, sentencepiece_backend
 from paceline.models.tokenizer import Tokenizer, add_bos_eos
 from paceline.models.tokenizer_cache import cached_backend
 from paceline.models.tokenizer_pre import PreTokenization, pre_tokenization
@@ -32,12 +32,6 @@ def gguf_tokenizer(path: str | Path) -> Tokenizer:
         raise ModelLoadError(f"{path}: {error}") from error
     except Exception as error:  # tokenizers raises bare Exception for a vocabulary that contradicts itself
         raise ModelLoadError(f"{path}: the tokenizer in the file cannot be built: {error}") from error
-
-
-def gguf_end_ids(path: str | Path) -> frozenset[int]:
-    """Tokens that end a sequence, without building the tokenizer: what an engine needs of it."""
-    with GgufFile(path) as file:
-        return frozenset(turn_end_ids(file.metadata))
 
 
 class _Vocabulary:
@@ -59,13 +53,12 @@ class _Vocabulary:
         index = self.get(f"{role}_token_id")
         return self.tokens[index] if index is not None and index < len(self.tokens) else None
 
-    def added_tokens(self) -> list[AddedToken]:
-        """Tokens matched in the raw text, before anything else: control tokens and those the user defined."""
-        return [
-            AddedToken(token, special=kind == CONTROL, normalized=False)
-            for token, kind in zip(self.tokens, self.types, strict=True)
-            if kind in (CONTROL, USER_DEFINED)
-        ]
+    def pieces(self) -> SentencePieces:
+        """The vocabulary in sentencepiece's terms."""
+        scores = self.get("scores")
+        ranked = [0.0] * len(self.tokens) if scores is None else scores.tolist()
+        prefix: SpacePrefix = "always" if self.get("add_space_prefix", True) else "never"
+        return SentencePieces(self.tokens, ranked, self.types, prefix)
 
 
 def _from_metadata(metadata: Mapping[str, Any], path: Path) -> Tokenizer:
@@ -100,20 +93,14 @@ def _byte_level_backend(vocabulary: _Vocabulary, pre: PreTokenization) -> tokeni
     backend = tokenizers.Tokenizer(models.BPE(ids, merges, ignore_merges=pre.ignore_merges))
     pre.apply(backend)
     backend.decoder = decoders.ByteLevel()
-    backend.add_tokens(vocabulary.added_tokens())
+    backend.add_tokens(vocabulary.pieces().added_tokens())
     return backend
 
 
 def _sentencepiece_backend(vocabulary: _Vocabulary) -> tokenizers.Tokenizer:
-    scores = vocabulary.get("scores")
-    if scores is None:
+    if vocabulary.get("scores") is None:
         raise ModelLoadError("the file has no tokenizer.ggml.scores, which a sentencepiece tokenizer needs")
-    pieces = SentencePieces(
-        vocabulary.tokens, scores.tolist(), vocabulary.types, bool(vocabulary.get("add_space_prefix", True))
-    )
-    backend = sentencepiece_backend(pieces)
-    backend.add_tokens(vocabulary.added_tokens())
-    return backend
+    return sentencepiece_backend(vocabulary.pieces())
 
 
 def _chat_templates(metadata: Mapping[str, Any]) -> dict[str, str]:
