@@ -18,6 +18,7 @@ import psutil
 
 MEGABYTE = 1e6
 STOP_SECONDS = 20.0
+SUSPEND_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +60,18 @@ class ProcessTree:
             return []
 
     def suspend(self) -> None:
-        """Stops all members where they are, parents first, so that none is replaced or declared dead meanwhile."""
-        for member in self.members():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                member.suspend()
+        """Stops all members where they are, parents first, so that none is replaced or declared dead meanwhile.
+
+        Returns when all of them stand still, those that were started meanwhile too.
+        """
+        deadline = time.monotonic() + SUSPEND_SECONDS
+        while moving := [member for member in self.members() if not _stands_still(member)]:
+            for member in moving:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    member.suspend()
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"could not suspend {[member.pid for member in moving]}")
+            time.sleep(0.001)
 
     def resume(self) -> None:
         """Lets all members go on, children first, so that a parent finds them answering."""
@@ -102,6 +111,13 @@ class ProcessTree:
                 with contextlib.suppress(OSError):
                     pipe.close()
         self.log.close()
+
+
+def _stands_still(process: psutil.Process) -> bool:
+    try:
+        return process.status() in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
 
 
 class BusyLoop:

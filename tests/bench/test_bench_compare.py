@@ -1,0 +1,149 @@
+"""A comparison: turns, equal prompts, suspension, failures; its goals and its table."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+from fake_engines import ScriptedTarget
+
+from paceline.bench import compare as compare_module
+from paceline.bench import scenarios
+from paceline.bench.compare import Comparison
+from paceline.bench.goals import Engines, judge_all
+from paceline.bench.noise import NoiseGuard
+from paceline.bench.prompts import PromptSource
+from paceline.bench.report import comparison_table, measurements_json, verdicts_json
+from paceline.bench.scenarios import BATCH_16, BUSY_SHARE, DECODE_350, SCENARIOS, START, TOKEN_COST, TTFT_350, Scenario
+
+
+class SilentGuard(NoiseGuard):
+    """Takes no time."""
+
+    def sample(self) -> None:
+        pass
+
+
+def comparison(
+    targets: list[ScriptedTarget], chosen: tuple[Scenario, ...], rounds: int = 3, starts: int = 2
+) -> Comparison:
+    prompts = PromptSource(lambda text: [ord(character) for character in text])
+    return Comparison(list(targets), chosen, prompts, rounds, starts, say=lambda text: None, guard=SilentGuard())
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Idle:
+        def __enter__(self) -> None: ...
+
+        def __exit__(self, *exception: object) -> None: ...
+
+    monkeypatch.setattr(compare_module, "SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr(scenarios, "BusyLoop", Idle)
+
+
+def test_engines_take_turns_within_each_round() -> None:
+    history: list[str] = []
+    run = comparison([ScriptedTarget("A", history, kind="own"), ScriptedTarget("B", history)], SCENARIOS[:1])
+    asyncio.run(run.run())
+    assert history[:4] == ["start A", "start B", "start A", "start B"]
+    assert [entry for entry in history if entry.endswith("350/128")] == ["A 350/128", "B 350/128"] * 3
+
+
+def test_every_engine_gets_the_same_prompts_and_none_twice() -> None:
+    first, second = ScriptedTarget("A", [], kind="own"), ScriptedTarget("B", [])
+    asyncio.run(comparison([first, second], SCENARIOS[:5]).run())
+    measured = [[p for p in target.prompts if len(p) == 350] for target in (first, second)]
+    assert set(measured[0][17:]) == set(measured[1][17:])  # behind the warm-up
+    for target in (first, second):
+        starts = [prompt[:16] for prompt in target.prompts]
+        assert len(set(starts)) == len(starts)
+
+
+def test_every_scenario_notes_its_metrics() -> None:
+    targets = [
+        ScriptedTarget("P", [], kind="own"),
+        ScriptedTarget("lib", [], kind="library"),
+        ScriptedTarget("peer", [], speed=50),
+    ]
+    run = comparison(targets, SCENARIOS, rounds=2)
+    asyncio.run(run.run())
+    assert set(run.values) == {metric.key for metric in run.metrics}
+    assert run.values[DECODE_350.key]["P"] == pytest.approx([100.0] * 2)
+    assert run.values[DECODE_350.key]["peer"] == pytest.approx([50.0] * 2)
+    assert run.values[TTFT_350.key]["P"] == pytest.approx([0.1] * 2)
+    assert run.values[BATCH_16.key]["P"][0] == pytest.approx(800 / 0.59, rel=0.05)
+    assert run.values[BUSY_SHARE.key]["P"] == pytest.approx([1.0] * 2)
+    assert set(run.values[TOKEN_COST.key]) == {"P", "lib"}
+    assert set(run.values[START.key]) == {"P", "peer"}
+
+
+def test_a_failing_engine_is_named_and_the_others_go_on() -> None:
+    history: list[str] = []
+    good, bad = ScriptedTarget("good", history, kind="own"), ScriptedTarget("bad", history, fails_on=3)
+    run = comparison([bad, good], SCENARIOS[:1])
+    asyncio.run(run.run())
+    assert run.failures == {"bad": "out of order"}
+    assert len(run.values[DECODE_350.key]["good"]) == 3
+    assert len(run.values[DECODE_350.key]["bad"]) == 1
+    assert history.count("bad 350/128") == 2
+    assert not bad.running
+
+
+def test_all_engines_are_stopped_when_the_run_is_interrupted() -> None:
+    class Interrupting(ScriptedTarget):
+        async def generate(self, prompt: object, max_tokens: int) -> object:  # type: ignore[override]
+            raise KeyboardInterrupt
+
+    first, second = ScriptedTarget("A", []), Interrupting("B", [])
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(comparison([first, second], SCENARIOS[:1]).run())
+    assert not first.running and not second.running
+
+
+ENGINES = Engines(own="P", peers=("base", "fast"), baseline="base", library="lib")
+
+
+def test_goals_are_judged_against_the_engine_they_name() -> None:
+    measurements = {
+        DECODE_350.key: {"P": [300.0, 310.0], "base": [100.0, 110.0], "fast": [290.0, 320.0]},
+        TTFT_350.key: {"P": [0.2, 0.2], "base": [1.0, 1.0], "fast": [0.25, 0.25]},
+        TOKEN_COST.key: {"P": [5.0], "lib": [4.8]},
+        START.key: {"P": [4.5]},
+    }
+    verdicts = {(v.metric.key, v.engine): v for v in judge_all(measurements, ENGINES)}
+    assert set(verdicts) == {
+        (DECODE_350.key, "base"),
+        (DECODE_350.key, "fast"),
+        (TTFT_350.key, "fast"),
+        (TOKEN_COST.key, "lib"),
+        (START.key, "P"),
+    }
+    assert not verdicts[DECODE_350.key, "base"].met  # 305 / 105 = 2.9
+    assert verdicts[DECODE_350.key, "fast"].met
+    assert not verdicts[TTFT_350.key, "fast"].met  # 0.8
+    assert verdicts[TOKEN_COST.key, "lib"].met
+    assert not verdicts[START.key, "P"].met
+
+
+def test_goals_without_their_engine_are_not_judged() -> None:
+    assert judge_all({DECODE_350.key: {"P": [300.0]}}, Engines("P", ())) == []
+    assert judge_all({DECODE_350.key: {"fast": [300.0]}}, ENGINES) == []
+
+
+def test_table_has_medians_quartiles_ratios_targets_and_whether_they_were_met() -> None:
+    measurements = {TTFT_350.key: {"P": [0.1, 0.2, 0.3], "fast": [0.2, 0.4, 0.6]}}
+    verdicts = judge_all(measurements, ENGINES)
+    table = comparison_table([TTFT_350], measurements, ENGINES, verdicts).splitlines()
+    assert len({len(line) for line in table}) == 1
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
+    assert cells[2] == ["time to first token, 350 in [s]", "P", "0.200", "0.150 – 0.250", "", "", ""]
+    assert cells[3] == ["", "fast", "0.400", "0.300 – 0.500", "0.500 (0.500 – 0.500)", "≤ 0.75 x the best peer", "yes"]
+
+
+def test_report_is_json_with_every_value() -> None:
+    measurements = {START.key: {"P": [3.0, 5.0]}}
+    report = json.loads(json.dumps([measurements_json(measurements), verdicts_json(judge_all(measurements, ENGINES))]))
+    assert report[0][START.key]["P"] == {"median": 4.0, "q1": 3.5, "q3": 4.5, "values": [3.0, 5.0]}
+    assert report[1][0]["met"] is True
