@@ -11,7 +11,7 @@ from sampling_reference import choose, near_boundary, probabilities, processed_l
 
 from paceline.sampling.params import SamplingParams
 from paceline.sampling.random import uniform
-from paceline.sampling.sampler import NOT_FINITE, NOTHING_LEFT, Sampler, SampleRow
+from paceline.sampling.sampler import NOT_FINITE, NOTHING_LEFT, Sampler, SampleRow, _argmax_on_device
 from paceline.sampling.state import SamplingState
 
 V = 50
@@ -57,12 +57,21 @@ class TestGreedy:
         rows = [row(GREEDY, V)] * 3
         assert Sampler(V).sample(wide[::2, 1::2], rows).token_ids == wide[::2, 1::2].argmax(1).tolist()
 
-    @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-    def test_ties_go_to_the_lowest_id_on_a_gpu(self) -> None:
-        logits = torch.randint(0, 3, (20, 1000)).float()
+    def test_ties_go_to_the_lowest_id_on_any_device(self) -> None:
+        logits = torch.randint(0, 3, (20, 1000), generator=torch.Generator().manual_seed(0)).float()
+        tops, token_ids = _argmax_on_device(logits)
+        assert token_ids == [values.index(max(values)) for values in logits.tolist()]
+        assert tops.tolist() == [2.0] * 20
         logits[3, 5] = math.nan
-        rows = [row(GREEDY, 1000)] * 20
-        assert Sampler(1000).sample(logits.cuda(), rows) == Sampler(1000).sample(logits, rows)
+        assert np.isnan(_argmax_on_device(logits)[0]).tolist() == [i == 3 for i in range(20)]
+
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+    def test_a_gpu_gives_the_same(self) -> None:
+        logits = torch.randint(0, 3, (20, 1000), generator=torch.Generator().manual_seed(0)).float()
+        logits[3, 5] = math.nan
+        for params in (GREEDY, SamplingParams(top_p=0.8)):
+            rows = [row(params, 1000)] * 20
+            assert Sampler(1000).sample(logits.cuda(), rows) == Sampler(1000).sample(logits, rows)
 
 
 PARAMS = [

@@ -147,18 +147,15 @@ def _host(logits: torch.Tensor) -> npt.NDArray[np.float32]:
 
 
 def _argmax_all(logits: torch.Tensor) -> SampleOutput:
-    """Greedy tokens of all rows. numpy's argmax gives the first maximum, and a NaN where there is one, so the value at
-    the chosen id tells whether the row was finite."""
+    """Greedy tokens of all rows."""
     if logits.device.type == "cpu":
+        # numpy's argmax gives the first maximum, and the place of a NaN where there is one: its value tells.
         array = _host(logits)
         ids = array.argmax(axis=1)
         tops: Any = array[np.arange(len(ids)), ids]
         token_ids = ids.tolist()
     else:
-        best = logits.amax(dim=1)
-        order = torch.arange(logits.shape[1], device=logits.device)
-        lowest = torch.where(logits == best[:, None], order, logits.shape[1]).amin(dim=1)
-        tops, token_ids = best.cpu().numpy(), lowest.tolist()
+        tops, token_ids = _argmax_on_device(logits)
     output = SampleOutput(token_ids)
     if not np.isfinite(tops).all():
         for i, top in enumerate(tops.tolist()):
@@ -166,3 +163,11 @@ def _argmax_all(logits: torch.Tensor) -> SampleOutput:
                 token_ids[i] = -1
                 output.errors[i] = NOTHING_LEFT if top == -math.inf else NOT_FINITE
     return output
+
+
+def _argmax_on_device(logits: torch.Tensor) -> tuple[npt.NDArray[np.float32], list[int]]:
+    """Maxima (NaN where a row has one) and their lowest ids, which torch's argmax does not promise."""
+    tops = logits.amax(dim=1)
+    order = torch.arange(logits.shape[1], device=logits.device)
+    lowest = torch.where(logits == tops[:, None], order, logits.shape[1]).amin(dim=1)
+    return tops.cpu().numpy(), lowest.tolist()

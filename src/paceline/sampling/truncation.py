@@ -44,14 +44,16 @@ def descending(values: Row) -> Ids:
 
 def shortest_head(values: Row, weights: Row, target: float) -> Ids:
     """Places of the first ``values`` in descending order (equal ones by place) whose ``weights`` sum to ``target``: no
-    more than it takes, at least one, all if they fall short. The places are in no order."""
+    more than it takes, at least one, all if they fall short. Ascending places."""
     if len(values) > _SORTED_AT_ONCE:
         top = values.max()
         span = float(top) - float(values.min())
         if _LEAST_SPAN < span < -_LOWEST:
             return _head_by_bins(values, weights, target, ((top - values) * np.float32(_BINS / span)).astype(np.int64))
     order = descending(values)
-    return order[: int(weights[order].cumsum(dtype=np.float64).searchsorted(target)) + 1]
+    head = order[: int(weights[order].cumsum(dtype=np.float64).searchsorted(target)) + 1]
+    head.sort()
+    return head
 
 
 def _head_by_bins(values: Row, weights: Row, target: float, bins: Ids) -> Ids:
@@ -60,8 +62,9 @@ def _head_by_bins(values: Row, weights: Row, target: float, bins: Ids) -> Ids:
     crossing = min(int(cumulative.searchsorted(target)), len(cumulative) - 1)
     before = float(cumulative[crossing - 1]) if crossing else 0.0
     band = (bins == crossing).nonzero()[0]
-    head = band[shortest_head(values[band], weights[band], target - before)]
-    return np.concatenate(((bins < crossing).nonzero()[0], head))
+    chosen = bins < crossing
+    chosen[band[shortest_head(values[band], weights[band], target - before)]] = True
+    return chosen.nonzero()[0]
 
 
 def scale(values: Row, top: np.float32, params: SamplingParams, out: Row | None = None) -> Row:
@@ -98,6 +101,7 @@ class Truncator:
         padded = -(-vocab_size // _BLOCK) * _BLOCK
         self._padded = np.zeros(padded, dtype=np.float32)
         self._weights: Row = self._padded[:vocab_size]
+        self._many = vocab_size // 8  # tokens from which passes over the whole row are cheaper than picking them out
         self._blocks = self._padded.reshape(-1, _BLOCK)
 
     def draw(self, row: Row, top: np.float32, params: SamplingParams, uniform: float) -> int:
@@ -111,41 +115,49 @@ class Truncator:
             return self._draw_from_blocks(uniform)
         if len(ids) == 1:
             return int(ids[0])
+        if len(ids) > self._many:
+            self._fill_weights(row, top, params)
+            kept = np.zeros(self.vocab_size, dtype=np.bool_)
+            kept[ids] = True
+            np.multiply(self._weights, kept, out=self._weights)
+            return self._draw_from_blocks(uniform)
         return int(ids[inverse_cdf(np.exp(scale(row[ids], top, params)), uniform)])
 
     def support(self, row: Row, top: np.float32, params: SamplingParams) -> Ids | None:
         """Ascending ids of the tokens that top_k, top_p, min_p and typical_p leave; None: none of them is used."""
         if 0 < params.top_k < self.vocab_size:
             ids = largest(row, params.top_k)
+            ids.sort()
             if params.top_p < 1.0:
                 weights = np.exp(scale(row[ids], top, params))
                 ids = ids[shortest_head(row[ids], weights, params.top_p * float(weights.sum(dtype=np.float64)))]
         elif params.top_p < 1.0:
             ids = self._nucleus(row, top, params)
         elif params.min_p > 0.0 or params.typical_p < 1.0:
-            ids = _at_least(row, top, params.min_p, params.temperature)
+            ids = (row >= _bound(top, params.min_p, params.temperature)).nonzero()[0]
         else:
             return None
         if params.min_p > 0.0:
             ids = ids[scale(row[ids], top, params) >= np.float32(math.log(params.min_p))]
         if params.typical_p < 1.0:
             ids = ids[typical(scale(row[ids], top, params), params.typical_p)]
-        ids.sort()
         return ids
 
     def _nucleus(self, row: Row, top: np.float32, params: SamplingParams) -> Ids:
-        """top_p of the whole row. Candidates first: tokens under the last threshold can be left out even if all V of
-        them weighed that much; most rows get by with a higher one."""
+        """top_p of the whole row. Tokens under the least weight can be left out even if all V of them weighed that
+        much; most rows get by with a higher threshold, above which few are left to be looked at."""
         self._fill_weights(row, top, params)
         weights = self._weights
         mass = float(weights.sum())
         target, least = params.top_p * mass, (1.0 - params.top_p) * mass / self.vocab_size
-        for factor in (64.0, 8.0, 1.0):
-            ids = _at_least(row, top, min(1.0, least * factor), params.temperature)
-            chosen = weights[ids]
-            if factor == 1.0 or float(chosen.sum(dtype=np.float64)) >= target:
+        for factor in (64.0, 8.0):
+            ids = (row >= _bound(top, min(1.0, factor * least), params.temperature)).nonzero()[0]
+            if len(ids) > self._many:
                 break
-        return ids[shortest_head(row[ids], chosen, target)]
+            chosen = weights[ids]
+            if float(chosen.sum(dtype=np.float64)) >= target:
+                return ids[shortest_head(row[ids], chosen, target)]
+        return shortest_head(np.maximum(row, _bound(top, least, params.temperature)), weights, target)
 
     def _fill_weights(self, row: Row, top: np.float32, params: SamplingParams) -> None:
         np.exp(scale(row, top, params, out=self._weights), out=self._weights)
@@ -160,14 +172,13 @@ class Truncator:
         return block * _BLOCK + _first_above(within, target - before)
 
 
-def _at_least(row: Row, top: np.float32, weight: float, temperature: float) -> Ids:
-    """All ids, ascending, of tokens that weigh at least ``weight`` in [0, 1] (1: the likeliest token), and perhaps
-    some a little lighter, so that rounding here cannot lose one; no masked token."""
-    bound = _LOWEST
-    if weight > 0.0:
-        gap = temperature * math.log(weight)
-        bound = max(bound, float(top) + 1.0001 * gap - 1e-5 * abs(float(top)) - 1e-5)
-    return (row >= np.float32(bound)).nonzero()[0]
+def _bound(top: np.float32, weight: float, temperature: float) -> np.float32:
+    """The logit of a token that weighs ``weight`` in [0, 1] (1: the likeliest token), or a little less, so that
+    rounding here loses no token; above that of a masked one."""
+    if weight <= 0.0:
+        return np.float32(_LOWEST)
+    bound = float(top) + 1.0001 * temperature * math.log(weight) - 1e-5 * abs(float(top)) - 1e-5
+    return np.float32(max(bound, _LOWEST))
 
 
 def typical(scaled: Row, typical_p: float) -> npt.NDArray[np.bool_]:
