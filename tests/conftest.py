@@ -32,3 +32,15 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> TinyCheckpoint:
         return folders[variant]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def default_model() -> Path:
+    """The default model's file; tests that need it are marked ``model``."""
+    from paceline.errors import ModelLoadError
+    from paceline.models.sources import DEFAULT_MODEL, resolve_model
+
+    try:
+        return resolve_model(DEFAULT_MODEL).path
+    except ModelLoadError as error:
+        pytest.skip(f"the default model is not here: {error}")
