@@ -112,25 +112,29 @@ class OutputFile:
         self.path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(path.with_name(path.name + ".lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
+            self._file = self._open()
         except OSError as error:
             raise BatchFileError(f"cannot write {path}: {error.strerror}") from error
         try:
-            self._take()
-        except BaseException:
-            os.close(self._lock)
+            self.finished = self._clean()
+        except BaseException as error:
+            os.close(self._file)
+            if isinstance(error, OSError):
+                raise BatchFileError(f"cannot write {path}: {error.strerror}") from error
             raise
 
-    def _take(self) -> None:
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BatchFileError(f"{self.path} is being written by another run") from None
-        try:
-            self.finished = self._clean()
-            self._file = os.open(self.path, os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, 0o644)
-        except OSError as error:
-            raise BatchFileError(f"cannot write {self.path}: {error.strerror}") from error
+    def _open(self) -> int:
+        """The file, locked; not one that another run has just replaced."""
+        while True:
+            file = os.open(self.path, os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, 0o644)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.fstat(file).st_ino == self.path.stat().st_ino:
+                    return file
+            except BlockingIOError:
+                os.close(file)
+                raise BatchFileError(f"{self.path} is being written by another run") from None
+            os.close(file)
 
     def append(self, line: dict[str, Any]) -> None:
         """Adds a line. Raises ``BatchFileError`` when it cannot be written whole; what was written of it is dropped."""
@@ -147,11 +151,10 @@ class OutputFile:
 
     def close(self) -> None:
         """Everything is on the disk when this returns."""
-        os.fsync(self._file)
-        os.close(self._file)
-        with contextlib.suppress(OSError):
-            os.unlink(self.path.with_name(self.path.name + ".lock"))
-        os.close(self._lock)
+        try:
+            os.fsync(self._file)
+        finally:
+            os.close(self._file)
 
     def __enter__(self) -> Self:
         return self
@@ -160,14 +163,12 @@ class OutputFile:
         self.close()
 
     def _clean(self) -> set[str]:
-        """Ids that are done. Rewrites the file without everything else when there is anything else."""
-        if not self.path.exists():
-            return set()
+        """Ids that are done. Replaces the file by one without everything else when there is anything else."""
         finished: set[str] = set()
         dropped = False
         handle, temporary = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
         try:
-            with os.fdopen(handle, "wb") as kept, self.path.open("rb") as file:
+            with open(handle, "wb", closefd=False) as kept, self.path.open("rb") as file:
                 for number, raw in enumerate(file, 1):
                     if not raw.startswith(_HEAD[: len(raw)]):
                         raise BatchFileError(f"{self.path} line {number} is no answer of a batch: choose another file")
@@ -177,15 +178,23 @@ class OutputFile:
                         continue
                     finished.add(custom_id)
                     kept.write(raw)
-                kept.flush()
-                os.fsync(kept.fileno())
             if dropped:
-                shutil.copymode(self.path, temporary)
-                os.replace(temporary, self.path)
+                self._replace(handle, temporary)
         finally:
+            os.close(handle)
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary)
         return finished
+
+    def _replace(self, handle: int, temporary: str) -> None:
+        """Puts the file that ``handle`` has written in the place of the one that is open."""
+        os.fsync(handle)
+        shutil.copymode(self.path, temporary)
+        file = os.open(temporary, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        fcntl.flock(file, fcntl.LOCK_EX)  # before anybody can see it
+        os.replace(temporary, self.path)
+        os.close(self._file)
+        self._file = file
 
 
 def _succeeded(raw: bytes) -> str | None:
