@@ -126,5 +126,6 @@ def uniform_layers(
     """Layers with one rotation; none slides and none is a mixture of experts unless told."""
     rope = reader.rope()
     windows = reader.windows(sliding or [False] * reader.num_layers)
-    experts = moe or [None] * reader.num_layers
-    return [LayerSpec(window, rope, moe) for window, moe in zip(windows, experts, strict=False)]
+    return [
+        LayerSpec(*layer) for layer in zip(windows, [rope] * len(windows), moe or [None] * len(windows), strict=True)
+    ]
