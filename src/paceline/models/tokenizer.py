@@ -58,8 +58,8 @@ class Tokenizer:
         """Token ids of ``text``. Special tokens written out in the text become those tokens."""
         try:
             ids: list[int] = self.backend.encode(text, add_special_tokens=add_special_tokens).ids
-        except UnicodeEncodeError as error:  # a lone surrogate, which JSON can carry
-            raise InvalidRequestError(f"the text is not valid Unicode: {error}") from error
+        except (TypeError, UnicodeEncodeError) as error:
+            raise _encode_error(text, error) from error
         return ids
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
@@ -115,6 +115,15 @@ class Tokenizer:
         if len(templates) == 1:
             return next(iter(templates.values()))
         raise InvalidRequestError(f"the model has chat templates {sorted(templates)} and none is the default")
+
+
+def _encode_error(text: str, error: Exception) -> Exception:
+    """``tokenizers`` calls a lone surrogate, which JSON can carry, a wrong type."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as surrogate:
+        return InvalidRequestError(f"the text is not valid Unicode: {surrogate}")
+    return error
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:

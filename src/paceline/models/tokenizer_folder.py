@@ -29,9 +29,8 @@ def folder_tokenizer(folder: Path) -> Tokenizer:
             roles[role] = text
     backend = _backend(folder, settings)
     _add_tokens(backend, settings)
-    built = not (folder / "tokenizer.json").is_file()
-    if built or "add_bos_token" in settings or "add_eos_token" in settings:
-        bos = roles.get("bos_token") if settings.get("add_bos_token", built) else None
+    if not (folder / "tokenizer.json").is_file():  # else the file has the last word on what stands around a text
+        bos = roles.get("bos_token") if settings.get("add_bos_token", True) else None
         add_bos_eos(backend, bos, roles.get("eos_token") if settings.get("add_eos_token") else None)
     eos: set[int] = set()
     for name in ("generation_config.json", "config.json"):

@@ -90,6 +90,9 @@ def _from_metadata(metadata: Mapping[str, Any], path: Path) -> Tokenizer:
 def _byte_level_backend(vocabulary: _Vocabulary, pre: PreTokenization) -> tokenizers.Tokenizer:
     ids = {token: index for index, token in enumerate(vocabulary.tokens)}
     merges = [(left, right) for left, _, right in (merge.partition(" ") for merge in vocabulary.get("merges") or [])]
+    unknown = next((merge for merge in merges if merge[0] + merge[1] not in ids), None)
+    if unknown is not None:  # tokenizers would abort with a stack trace
+        raise ModelLoadError(f"the merge {unknown} makes no token of the vocabulary")
     backend = tokenizers.Tokenizer(models.BPE(ids, merges, ignore_merges=pre.ignore_merges))
     pre.apply(backend)
     backend.decoder = decoders.ByteLevel()
