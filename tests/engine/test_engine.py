@@ -88,12 +88,16 @@ def test_min_tokens_holds_the_end_back() -> None:
 
 def test_nothing_follows_a_stop_token_inside_an_accepted_draft() -> None:
     prompt, output = a_prompt_that_ends()
-    drafter = ScriptedDrafter({("r", 0): [*output, *range(8)]}, length=8)
-    engine, _ = make_engine(drafter=drafter)
-    request = make_request("r", prompt, max_tokens=60)
-    outcome = first(serve(engine, request))
+    endless = make_request("r", prompt, max_tokens=60, **NEVER)
+    beyond = reference_output(make_engine()[0].spec, endless)
+    assert beyond[: len(output)] == output
+    engine, _ = make_engine(drafter=ScriptedDrafter({("r", 0): beyond}, length=8))
+    outcome = first(serve(engine, make_request("r", prompt, max_tokens=60)))
     assert (outcome.token_ids, outcome.finish_reason) == (output, "stop")
-    assert engine.stats().accepted_tokens == len(output) - len(outcome.deltas) + 1  # the stop token was drafted
+    assert (len(output) - 1) % 9 < 8, "the stop token is not the last of its step"
+    assert engine.stats().accepted_tokens == len(output) - len(outcome.deltas) + 1  # it was drafted
+    again = serve(engine, make_request("again", prompt + beyond, max_tokens=1))["again", 0]
+    assert again.deltas[0].num_cached_tokens == (len(prompt) + len(output)) // 16 * 16
 
 
 def test_drafts_take_fewer_steps() -> None:

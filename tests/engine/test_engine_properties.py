@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from fake_drafters import ScriptedDrafter, SometimesDrafter, TreeDrafter
 from fake_model import Outcome, collect, fake_spec, make_engine, make_request, prompt_of, reference_output
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from msgspec import structs
 
 from paceline.engine.messages import Request
 from paceline.engine.sequence import State
@@ -31,19 +32,20 @@ class EngineMachine(RuleBasedStateMachine):
 
     @initialize(
         windows=st.sampled_from([(0,), (20,), (0, 12), (0, 40)]),
-        kv_blocks=st.integers(6, 20),
-        max_rows=st.integers(1, 40),
-        max_running=st.integers(1, 6),
+        kv_blocks=st.integers(4, 14),
+        max_rows=st.integers(1, 60),
+        max_running=st.integers(1, 8),
         prefix_cache=st.sampled_from([True, True, False]),
         drafter=st.sampled_from([None, ScriptedDrafter, SometimesDrafter, TreeDrafter]),
         error_rate=st.sampled_from([0.0, 0.4, 1.0]),
     )
     def start(self, windows, kv_blocks, max_rows, max_running, prefix_cache, drafter, error_rate) -> None:
         self.answers: dict[tuple[str, int], list[int]] = {}
+        self.continued: dict[tuple[str, int], list[int]] = {}  # beyond where they stop: drafts do not know the end
         self.engine, self.backend = make_engine(
             windows,
             CONTEXT,
-            None if drafter is None else drafter(self.answers, 3, error_rate),
+            None if drafter is None else drafter(self.continued, 3, error_rate),
             kv_blocks=kv_blocks,
             max_rows=max_rows,
             max_running=min(max_running, max_rows),
@@ -55,18 +57,19 @@ class EngineMachine(RuleBasedStateMachine):
         self.arrivals = 0
 
     @rule(
-        length=st.integers(1, 70),
+        length=st.integers(1, 60),
         shared=st.integers(0, 2),
-        outputs=st.integers(1, 25),
+        outputs=st.integers(1, 60),
+        endless=st.sampled_from([True, True, False]),
         n=st.sampled_from([1, 1, 1, 2, 3]),
         priority=st.integers(-1, 1),
         batch=st.booleans(),
         sampled=st.booleans(),
         scored=st.sampled_from([False, False, True]),
     )
-    def arrive(self, length, shared, outputs, n, priority, batch, sampled, scored) -> None:
+    def arrive(self, length, shared, outputs, endless, n, priority, batch, sampled, scored) -> None:
         self.arrivals += 1
-        length = min(length, self.engine.context_length - outputs)
+        outputs = min(outputs, self.engine.context_length - length)
         request = make_request(
             f"r{self.arrivals}",
             prompt_of(length, shared),  # prompts of one ``shared`` value are prefixes of each other
@@ -76,21 +79,22 @@ class EngineMachine(RuleBasedStateMachine):
             latency_class="batch" if batch else "interactive",
             temperature=1.0 if sampled else 0.0,
             seed=self.arrivals,
+            ignore_eos=endless,
             prompt_logprobs=0 if scored else None,
         )
         self.requests[request.request_id] = request
+        beyond = structs.replace(request, params=structs.replace(request.params, ignore_eos=True))
         for index in range(n):
-            answer = reference_output(self.spec, request, index, self.engine.context_length)
-            self.answers[request.request_id, index] = answer
+            key, limit = (request.request_id, index), self.engine.context_length
+            self.answers[key] = reference_output(self.spec, request, index, limit)
+            self.continued[key] = reference_output(self.spec, beyond, index, limit)
         self.engine.add(request)
 
-    @precondition(lambda self: self.requests)
-    @rule(data=st.data(), everything=st.booleans())
-    def cancel(self, data, everything) -> None:
-        request = self.requests[data.draw(st.sampled_from(sorted(self.requests)))]
-        index = None if everything else data.draw(st.integers(0, request.params.n - 1))
-        self.engine.abort(request.request_id, index)
-        self.engine.check_integrity()
+    @rule(which=st.integers(0, 60), index=st.sampled_from([None, 0, 1, 2]))
+    def cancel(self, which, index) -> None:
+        if self.requests:
+            self.engine.abort(sorted(self.requests)[which % len(self.requests)], index)
+            self.engine.check_integrity()
 
     @rule(count=st.integers(1, 6))
     def steps(self, count) -> None:
@@ -135,6 +139,7 @@ class EngineMachine(RuleBasedStateMachine):
             else:
                 assert outcome.token_ids == self.answers[key]
         assert self.engine.stats().kv_blocks_used == 0
+        event(f"preempted: {self.engine.stats().preemptions > 0}")
 
 
 TestEngine = EngineMachine.TestCase
