@@ -16,12 +16,15 @@ constexpr int round_up(int value, int step) { return (value + step - 1) / step *
 
 enum class Kind : uint8_t { F32, F16, BF16, Q4, Q8 };
 
-// Rows of one checkpoint weight, laid out in tiles of 16 outputs.
+// Rows of one checkpoint weight, laid out in tiles of 16 outputs; a tile is read front to back as one stream.
 //   F32, F16: [k][16]            BF16: [k / 2][16][2]
-//   Q4: [scales][minima] then per group of 32: 4 lines of 64 bytes; byte 4 * o + i of line j holds the codes of output
-//       o for k = 8 j + i (low nibble) and k = 8 j + 4 + i (high nibble)
-//   Q8: [scales][minima] then per group of 32: 8 lines of 64 bytes; byte 4 * o + i of line j is k = 4 j + i
-// scales and minima: [groups][16], float16 or float32.
+//   Q4, Q8: for each span of 64 k: [scales][minima][codes of 2 groups of 32]
+//     scales, minima: [64 / group][16], float16 or float32
+//     Q4 codes: 4 lines of 64 bytes a group; byte 4 * o + i of line j holds the codes of output o for k = 8 j + i (low
+//       nibble) and k = 8 j + 4 + i (high nibble)
+//     Q8 codes: 8 lines of 64 bytes a group; byte 4 * o + i of line j is k = 4 j + i
+constexpr int kSpan = 64;
+
 struct Segment {
   Kind kind = Kind::F32;
   bool has_min = false;
@@ -33,8 +36,12 @@ struct Segment {
   int tiles = 0;
   int k = 0;           // padded inner size
   size_t tile_bytes = 0;
-  size_t code_offset = 0;  // of the codes inside a tile
   const uint8_t* data = nullptr;
+
+  bool quantized() const { return kind == Kind::Q4 || kind == Kind::Q8; }
+  int scale_bytes() const { return kSpan / group * kTile * (scale_f32 ? 4 : 2); }  // of a span; minima take the same
+  int code_bytes() const { return kSpan * kTile / (kind == Kind::Q4 ? 2 : 1); }
+  int span_bytes() const { return scale_bytes() * (has_min ? 2 : 1) + code_bytes(); }
 };
 
 struct Matrix {
@@ -68,7 +75,7 @@ static_assert(sizeof(QuantGroup) == 384);
 
 struct Rows {
   int width = 0;
-  int padded = 0;  // width rounded up to a whole group; the padding stays zero
+  int padded = 0;  // width rounded up to a whole span; the padding stays zero
   float* plain = nullptr;      // [row][padded]
   QuantGroup* quant = nullptr;  // [row / 8][padded / 32]
   float* dense = nullptr;      // [row / 8][padded][8]

@@ -7,6 +7,8 @@
 namespace paceline {
 namespace {
 
+constexpr int kAheadBytes = 8192;  // as far as the kernels themselves look ahead
+
 int divide_up(int a, int b) { return (a + b - 1) / b; }
 
 double now() {
@@ -50,7 +52,7 @@ Program::Program(std::shared_ptr<Team> team, std::shared_ptr<Cache> cache, const
 int Program::rows(int width, int want, int capacity) {
   Rows r;
   r.width = width;
-  r.padded = round_up(width, kGroup);
+  r.padded = round_up(width, kSpan);
   const size_t all = round_up(capacity ? capacity : max_rows_, kRowBlock);
   const auto take = [&](size_t bytes) { return arena_.take(bytes); };
   if (want & kPlain) r.plain = reinterpret_cast<float*>(take(all * r.padded * 4));
@@ -115,6 +117,7 @@ void Program::plan(Step& s) {
 
 void Program::run(Step step) {
   plan(step);
+  step_rows_ = step.rows;
   step_ = std::move(step);
   team_->run(*this);
   if (profiling_) chunks(-1);
@@ -123,6 +126,8 @@ void Program::run(Step step) {
 int Program::items(Stage& stage) {
   const Op& op = ops_[stage.op];
   const int rows = step_.rows, threads = team_->size();
+  // With few rows weights stream from memory: single tiles. With many, several tiles share a block's activations.
+  const bool few = rows <= kRowBlock;
   stage.per_chunk = 1;
   const auto cut = [&](int items, int chunks_a_thread) {
     stage.per_chunk = chunk_size(items, threads, chunks_a_thread);
@@ -131,9 +136,9 @@ int Program::items(Stage& stage) {
   if (auto* r = std::get_if<RowwiseOp>(&op)) return cut(r->select ? step_.logit_rows : rows, 4);
   if (auto* l = std::get_if<LinearOp>(&op)) {
     if (l->to_logits && step_.logit_rows == 0) return 0;
-    return cut(l->weight->tiles, l->weight->tiles > 512 ? 32 : 8);
+    return cut(l->weight->tiles, few ? kMaxChunks : 8);
   }
-  if (auto* g = std::get_if<GatedOp>(&op)) return cut(divide_up(g->gate->tiles, 2), 8);
+  if (auto* g = std::get_if<GatedOp>(&op)) return cut(divide_up(g->gate->tiles, 2), few ? kMaxChunks : 8);
   if (auto* a = std::get_if<AttentionOp>(&op)) {
     const int tasks = static_cast<int>(step_.tasks.size()) * a->kv_heads;
     if (stage.part == Part::Store) return cut(a->norm_whole ? rows : rows * a->kv_heads, 4);
@@ -167,6 +172,23 @@ void Program::run(int index, int chunk, int thread) {
   const Stage& stage = stages_[index];
   const int first = chunk * stage.per_chunk;
   run_item_range(stage, first, std::min(first + stage.per_chunk, stage.items), thread);
+}
+
+// While others finish a stage, the first weights that this thread will read next come closer.
+void Program::ahead(int index, int thread) {
+  if (step_rows_ > kRowBlock) return;
+  for (int i = index + 1; i < std::min(index + 5, count()); ++i) {
+    const Op& op = ops_[stages_[i].op];
+    const Matrix* m = nullptr;
+    if (auto* l = std::get_if<LinearOp>(&op)) m = l->weight;
+    if (auto* g = std::get_if<GatedOp>(&op)) m = g->gate;
+    if (!m) continue;
+    const int tile = m->tiles * thread / team_->size();
+    const Segment& s = m->segment_of(tile);
+    const uint8_t* p = s.data + (tile - s.first_tile) * s.tile_bytes;
+    for (int line = 0; line < kAheadBytes; line += 64) __builtin_prefetch(p + line, 0, 3);
+    return;
+  }
 }
 
 void Program::run_item_range(const Stage& stage, int first, int last, int thread) {

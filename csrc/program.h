@@ -30,6 +30,7 @@ class Cache {
 class Program final : public Stages {
  public:
   Program(std::shared_ptr<Team> team, std::shared_ptr<Cache> cache, const Kernels& kernels, int max_rows);
+  ~Program() override { team_->settle(); }
 
   // Recording. rows() gives the number of a buffer that other ops name.
   int rows(int width, int want, int capacity = 0);
@@ -52,6 +53,7 @@ class Program final : public Stages {
   int count() const override { return static_cast<int>(stages_.size()); }
   int chunks(int stage) override;
   void run(int stage, int chunk, int thread) override;
+  void ahead(int stage, int thread) override;
 
  private:
   using Op = std::variant<Rope, EmbedOp, RowwiseOp, LinearOp, GatedOp, AttentionOp, MoeOp>;
@@ -84,6 +86,7 @@ class Program final : public Stages {
   std::vector<float> scratch_, partials_;
   size_t scratch_floats_ = 0;
   Step step_;
+  std::atomic<int> step_rows_{0};
   bool profiling_ = false;
   double opened_ = 0.0;
   int open_kind_ = -1;

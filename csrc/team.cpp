@@ -17,11 +17,8 @@ constexpr int kIndexBits = 12;
 constexpr uint64_t kIndexMask = (1u << kIndexBits) - 1;
 constexpr int kSpins = 600;  // about 10-20 microseconds
 
-uint64_t sequence_of(uint64_t ticket) { return ticket >> (2 * kIndexBits); }
-int chunks_of(uint64_t ticket) { return static_cast<int>((ticket >> kIndexBits) & kIndexMask); }
-int next_of(uint64_t ticket) { return static_cast<int>(ticket & kIndexMask); }
-uint64_t make_ticket(uint64_t sequence, int chunks) {
-  return (sequence << (2 * kIndexBits)) | (static_cast<uint64_t>(chunks) << kIndexBits);
+uint64_t make_word(uint64_t sequence, int next, int end) {
+  return (sequence << (2 * kIndexBits)) | (static_cast<uint64_t>(next) << kIndexBits) | static_cast<uint64_t>(end);
 }
 
 void pause() {
@@ -36,7 +33,7 @@ void futex(std::atomic<uint32_t>* word, int op, uint32_t value) {
 
 }  // namespace
 
-Team::Team(int threads) {
+Team::Team(int threads) : shares_(threads) {
   for (int t = 1; t < threads; ++t) {
     workers_.emplace_back([this, t] {
       while (!stop_.load(std::memory_order_relaxed)) work(t, UINT64_MAX);
@@ -46,7 +43,7 @@ Team::Team(int threads) {
 
 Team::~Team() {
   stop_.store(true);
-  publish(sequence_of(ticket_.load()) + 1, 0);
+  sequence_.fetch_add(1);
   wake();
   for (auto& worker : workers_) worker.join();
 }
@@ -56,52 +53,87 @@ void Team::wake() {
   futex(&epoch_, FUTEX_WAKE_PRIVATE, INT_MAX);
 }
 
-void Team::publish(uint64_t sequence, int chunks) {
-  ticket_.store(make_ticket(sequence, chunks), std::memory_order_seq_cst);
-  if (sleepers_.load(std::memory_order_seq_cst) > 0) wake();
-}
-
 // Called by the one thread that finished the last chunk of the stage before `sequence`: nobody else touches the state.
 void Team::open_next(uint64_t sequence) {
   int chunks = 0;
   while (sequence < end_ && (chunks = stages_->chunks(static_cast<int>(sequence - base_))) == 0) ++sequence;
+  if (sequence >= end_) chunks = 0;
   done_.store(0, std::memory_order_relaxed);
-  publish(sequence, sequence < end_ ? chunks : 0);
+  chunks_.store(chunks, std::memory_order_relaxed);
+  const int threads = size();
+  for (int t = 0; t < threads; ++t)
+    shares_[t].word.store(make_word(sequence, chunks * t / threads, chunks * (t + 1) / threads),
+                          std::memory_order_release);
+  sequence_.store(sequence, std::memory_order_seq_cst);
+  if (sleepers_.load(std::memory_order_seq_cst) > 0) wake();
 }
 
 void Team::wait(uint64_t seen) {
   for (int i = 0; i < kSpins; ++i) {
-    if (ticket_.load(std::memory_order_acquire) != seen) return;
+    if (sequence_.load(std::memory_order_acquire) != seen) return;
     pause();
   }
   const uint32_t epoch = epoch_.load();
   sleepers_.fetch_add(1);
-  if (ticket_.load() == seen && !stop_.load()) futex(&epoch_, FUTEX_WAIT_PRIVATE, epoch);
+  if (sequence_.load() == seen && !stop_.load()) futex(&epoch_, FUTEX_WAIT_PRIVATE, epoch);
   sleepers_.fetch_sub(1);
 }
 
-// Claims and runs chunks until the sequence number reaches `finish` (a worker's never does: it returns to look at stop_).
-void Team::work(int thread, uint64_t finish) {
-  uint64_t ticket = ticket_.load(std::memory_order_acquire);
-  while (sequence_of(ticket) < finish) {
-    const int chunk = next_of(ticket), chunks = chunks_of(ticket);
-    if (chunk >= chunks) {
-      wait(ticket);
-      if (finish == UINT64_MAX) return;
-      ticket = ticket_.load(std::memory_order_acquire);
-      continue;
+void Team::settle() {
+  for (Share& share : shares_)
+    while (share.ahead.load(std::memory_order_acquire)) std::this_thread::yield();
+}
+
+bool Team::claim(Share& share, uint64_t sequence, bool from_end, int* chunk) {
+  uint64_t word = share.word.load(std::memory_order_acquire);
+  for (;;) {
+    const int next = static_cast<int>((word >> kIndexBits) & kIndexMask), end = static_cast<int>(word & kIndexMask);
+    if (word >> (2 * kIndexBits) != sequence || next >= end) return false;
+    const uint64_t rest = from_end ? make_word(sequence, next, end - 1) : make_word(sequence, next + 1, end);
+    if (share.word.compare_exchange_weak(word, rest, std::memory_order_acq_rel, std::memory_order_acquire)) {
+      *chunk = from_end ? end - 1 : next;
+      return true;
     }
-    if (!ticket_.compare_exchange_weak(ticket, ticket + 1, std::memory_order_acq_rel, std::memory_order_acquire)) continue;
-    const uint64_t sequence = sequence_of(ticket);
+  }
+}
+
+// Runs what it can claim of one stage; gives the number of chunks run. Until they are reported the stage stays open.
+int Team::run_chunks(int thread, uint64_t sequence) {
+  int chunk, count = 0;
+  const int threads = size();
+  for (; claim(shares_[thread], sequence, false, &chunk); ++count)
     stages_->run(static_cast<int>(sequence - base_), chunk, thread);
-    if (done_.fetch_add(1, std::memory_order_acq_rel) + 1 == chunks) open_next(sequence + 1);
-    ticket = ticket_.load(std::memory_order_acquire);
+  for (int other = 1; other < threads; ++other)
+    for (; claim(shares_[(thread + other) % threads], sequence, true, &chunk); ++count)
+      stages_->run(static_cast<int>(sequence - base_), chunk, thread);
+  return count;
+}
+
+// Works until the sequence number reaches `finish` (a worker's never does: it returns to look at stop_).
+void Team::work(int thread, uint64_t finish) {
+  uint64_t sequence = sequence_.load(std::memory_order_acquire);
+  while (sequence < finish) {
+    const int count = run_chunks(thread, sequence);
+    if (count > 0) {
+      // As long as this thread's chunks are not reported, the stage is open and its data valid.
+      const int stage = static_cast<int>(sequence - base_), all = chunks_.load(std::memory_order_relaxed);
+      Stages* stages = stages_;
+      shares_[thread].ahead.store(true, std::memory_order_relaxed);
+      if (done_.fetch_add(count, std::memory_order_acq_rel) + count == all) open_next(sequence + 1);
+      else stages->ahead(stage, thread);
+      shares_[thread].ahead.store(false, std::memory_order_release);
+    }
+    if (sequence_.load(std::memory_order_acquire) == sequence) {
+      wait(sequence);
+      if (finish == UINT64_MAX) return;
+    }
+    sequence = sequence_.load(std::memory_order_acquire);
   }
 }
 
 void Team::run(Stages& stages) {
   stages_ = &stages;
-  base_ = sequence_of(ticket_.load()) + 1;
+  base_ = sequence_.load() + 1;
   end_ = base_ + static_cast<uint64_t>(stages.count());
   open_next(base_);
   work(0, end_);

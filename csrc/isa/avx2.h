@@ -9,6 +9,9 @@
 
 namespace PACELINE_ISA {
 
+// Register blocking of attention: queries that share a load of keys; queries and vectors that share a load of values.
+constexpr int kScoreQueries = 2, kValueQueries = 2, kValueVectors = 2;
+
 struct F {
   __m256 lo, hi;
 };
@@ -84,10 +87,12 @@ inline void store_i8(int8_t* p, F v) {
   for (int i = 0; i < 16; ++i) p[i] = static_cast<int8_t>(t[i]);
 }
 inline F to_float(I v) { return {_mm256_cvtepi32_ps(v.lo), _mm256_cvtepi32_ps(v.hi)}; }
+// Four int8 activations at a time of row r; rows of a group are 32 bytes apart.
+inline const int32_t* row_of(const int8_t* x, int r) { return reinterpret_cast<const int32_t*>(x + 32 * r); }
 inline __m256i load_32b(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
 
 template <int R, bool MIN>
-inline void dot_q4(const uint8_t* codes, const int8_t* const* x, const int32_t* n8, I* dot) {
+inline void dot_q4(const uint8_t* codes, const int8_t* x, const int32_t* n8, I* dot) {
   const __m256i low = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
   for (int half = 0; half < 2; ++half) {
     __m256i sum[R];  // 16 products of at most 15 * 127 fit 16 bits
@@ -97,7 +102,7 @@ inline void dot_q4(const uint8_t* codes, const int8_t* const* x, const int32_t* 
       const __m256i a = _mm256_and_si256(both, low);
       const __m256i b = _mm256_and_si256(_mm256_srli_epi16(both, 4), low);
       for (int r = 0; r < R; ++r) {
-        const int32_t* xr = reinterpret_cast<const int32_t*>(x[r]) + 2 * j;
+        const int32_t* xr = row_of(x, r) + 2 * j;
         sum[r] = _mm256_add_epi16(sum[r], _mm256_maddubs_epi16(a, _mm256_set1_epi32(xr[0])));
         sum[r] = _mm256_add_epi16(sum[r], _mm256_maddubs_epi16(b, _mm256_set1_epi32(xr[1])));
       }
@@ -110,7 +115,7 @@ inline void dot_q4(const uint8_t* codes, const int8_t* const* x, const int32_t* 
 }
 
 template <int R, bool MIN, int LINES>
-inline void dot_q8(const uint8_t* codes, const int8_t* const* x, const int32_t* n8, I* dot) {
+inline void dot_q8(const uint8_t* codes, const int8_t* x, const int32_t* n8, I* dot) {
   const __m256i flip = _mm256_set1_epi8(static_cast<char>(0x80)), ones = _mm256_set1_epi16(1);
   for (int half = 0; half < 2; ++half) {
     __m256i sum[R];
@@ -120,7 +125,7 @@ inline void dot_q8(const uint8_t* codes, const int8_t* const* x, const int32_t* 
       const __m256i w = _mm256_xor_si256(load_32b(codes + 64 * j + 32 * half), flip);
       const __m256i size = _mm256_abs_epi8(w);  // 128 stays 128 as an unsigned byte
       for (int r = 0; r < R; ++r) {
-        const __m256i xr = _mm256_set1_epi32(reinterpret_cast<const int32_t*>(x[r])[j]);
+        const __m256i xr = _mm256_set1_epi32(row_of(x, r)[j]);
         const __m256i pairs = _mm256_maddubs_epi16(size, _mm256_sign_epi8(xr, w));
         sum[r] = _mm256_add_epi32(sum[r], _mm256_madd_epi16(pairs, ones));
       }

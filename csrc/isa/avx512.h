@@ -9,6 +9,9 @@
 
 namespace PACELINE_ISA {
 
+// Register blocking of attention: queries that share a load of keys; queries and vectors that share a load of values.
+constexpr int kScoreQueries = 8, kValueQueries = 6, kValueVectors = 4;
+
 using F = __m512;
 using I = __m512i;
 
@@ -60,33 +63,60 @@ inline void store_i8(int8_t* p, F v) {  // v holds whole numbers in [-127, 127]
 }
 inline F to_float(I v) { return _mm512_cvtepi32_ps(v); }
 
-// Dot products of one group of 32 codes with R rows. x[r]: the 32 int8 activations of row r; n8[r] = -8 * their sum.
+// Four int8 activations at a time of row r; rows of a group are 32 bytes apart.
+inline const int32_t* row_of(const int8_t* x, int r) { return reinterpret_cast<const int32_t*>(x + 32 * r); }
+
+// Dot products of one group of 32 codes with R rows. x: their int8 activations; n8[r] = -8 * the sum of row r's.
 // dot[r] = sum of (code - zero point) * x, or sum of code * x when the weight has minima.
+// With few rows several accumulators a row keep the dot-product units busy; integer sums are exact in any order.
+template <int R>
+constexpr int kChains = R == 1 ? 4 : R <= 3 ? 2 : 1;
+
+template <int R, int CHAINS>
+inline void join_chains(I (*part)[CHAINS], I* dot) {
+  for (int r = 0; r < R; ++r) {
+    dot[r] = part[r][0];
+    for (int c = 1; c < CHAINS; ++c) dot[r] = _mm512_add_epi32(dot[r], part[r][c]);
+  }
+}
+
 template <int R, bool MIN>
-inline void dot_q4(const uint8_t* codes, const int8_t* const* x, const int32_t* n8, I* dot) {
+inline void dot_q4(const uint8_t* codes, const int8_t* x, const int32_t* n8, I* dot) {
+  constexpr int C = kChains<R>;
   const I low = _mm512_set1_epi8(15);
-  for (int r = 0; r < R; ++r) dot[r] = MIN ? _mm512_setzero_si512() : _mm512_set1_epi32(n8[r]);
+  I part[R][C];
+  for (int r = 0; r < R; ++r)
+    for (int c = 0; c < C; ++c) part[r][c] = MIN || c > 0 ? _mm512_setzero_si512() : _mm512_set1_epi32(n8[r]);
   for (int j = 0; j < 4; ++j) {
     const I both = _mm512_loadu_si512(codes + 64 * j);
     const I a = _mm512_and_si512(both, low);
     const I b = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
     for (int r = 0; r < R; ++r) {
-      const int32_t* xr = reinterpret_cast<const int32_t*>(x[r]) + 2 * j;
-      dot[r] = _mm512_dpbusd_epi32(dot[r], a, _mm512_set1_epi32(xr[0]));
-      dot[r] = _mm512_dpbusd_epi32(dot[r], b, _mm512_set1_epi32(xr[1]));
+      const int32_t* xr = row_of(x, r) + 2 * j;
+      I& even = part[r][2 * j % C];
+      even = _mm512_dpbusd_epi32(even, a, _mm512_set1_epi32(xr[0]));
+      I& odd = part[r][(2 * j + 1) % C];
+      odd = _mm512_dpbusd_epi32(odd, b, _mm512_set1_epi32(xr[1]));
     }
   }
+  join_chains<R>(part, dot);
 }
 
 // LINES lines of 4 codes: 8 for a group of 32, 4 for one of 16 (then n8 is the sum over those 16).
 template <int R, bool MIN, int LINES>
-inline void dot_q8(const uint8_t* codes, const int8_t* const* x, const int32_t* n8, I* dot) {
-  for (int r = 0; r < R; ++r) dot[r] = MIN ? _mm512_setzero_si512() : _mm512_set1_epi32(n8[r] * 16);
+inline void dot_q8(const uint8_t* codes, const int8_t* x, const int32_t* n8, I* dot) {
+  constexpr int C = kChains<R>;
+  I part[R][C];
+  for (int r = 0; r < R; ++r)
+    for (int c = 0; c < C; ++c) part[r][c] = MIN || c > 0 ? _mm512_setzero_si512() : _mm512_set1_epi32(n8[r] * 16);
   for (int j = 0; j < LINES; ++j) {
     const I line = _mm512_loadu_si512(codes + 64 * j);
-    for (int r = 0; r < R; ++r)
-      dot[r] = _mm512_dpbusd_epi32(dot[r], line, _mm512_set1_epi32(reinterpret_cast<const int32_t*>(x[r])[j]));
+    for (int r = 0; r < R; ++r) {
+      I& sum = part[r][j % C];
+      sum = _mm512_dpbusd_epi32(sum, line, _mm512_set1_epi32(row_of(x, r)[j]));
+    }
   }
+  join_chains<R>(part, dot);
 }
 
 #if defined(__AVX512BF16__)

@@ -1,6 +1,6 @@
 // Attention of a few rows of one sequence over its paged keys and values, one kv head at a time.
 //
-// Keys are walked in slot order in pieces of 32 with a running maximum (online softmax); every 256 keys, counted from the
+// Keys are walked in slot order in pieces of 64 with a running maximum (online softmax); every 256 keys, counted from the
 // start of the sequence, make a partial result of their own, and partials are merged in order. What a row computes
 // depends on its own visible keys alone: not on the rows beside it, nor on whether partials ran in parallel.
 #pragma once
@@ -11,7 +11,7 @@
 
 namespace PACELINE_ISA {
 
-constexpr int kPiece = 32;     // keys of one softmax update
+constexpr int kPiece = 64;     // keys of one softmax update
 constexpr int kQueries = 32;   // query vectors (rows x heads of the kv head) of one task at most
 constexpr int kTreeKeys = 80;  // keys of the last tiles of a tree row: at most 15 of the context and 64 of the path
 
@@ -26,21 +26,17 @@ struct AttentionScratch {
   float* local;    // [kQueries][2 + padded]
   float* total;    // [kQueries][2 + padded]
   float* scores;   // [kQueries][kPiece]
-  float* keys;     // [dim][16]
-  float* values;   // [kPiece][padded]
   uint8_t* tree;   // keys and values of the last tiles of a tree row
   static size_t floats(int dim) {
     const size_t padded = round_up(dim, 16);
-    return 2 * kQueries * (2 + padded) + kQueries * kPiece + kPiece * (dim + padded) + 2 * kTreeKeys * padded + 64;
+    return 2 * kQueries * (2 + padded) + kQueries * kPiece + 2 * kTreeKeys * padded + 64;
   }
   AttentionScratch(float* base, int dim) {
     const size_t padded = round_up(dim, 16);
     local = base;
     total = local + kQueries * (2 + padded);
     scores = total + kQueries * (2 + padded);
-    keys = scores + kQueries * kPiece;
-    values = keys + kPiece * dim;
-    tree = reinterpret_cast<uint8_t*>(values + kPiece * padded);
+    tree = reinterpret_cast<uint8_t*>(scores + kQueries * kPiece);
   }
 };
 
@@ -146,48 +142,40 @@ class Attention {
     return block < 0 ? Head<C>{nullptr, nullptr} : head_at<C>(op_, block, kv_head_);
   }
 
-  // Keys [key, key + 16) and `count` of their values as floats. A block that fell out of the window is given back while
-  // the piece it belongs to still has visible keys: zeros stand for it, and the mask hides them.
-  void load_tile(int key, int half, int count) {
-    const Head<C> head = tile(key);
-    if (!head.keys) {
-      std::fill(s_.keys, s_.keys + kBlock * op_.dim, 0.0f);
-      std::fill(s_.values + half * kBlock * padded_, s_.values + (half + 1) * kBlock * padded_, 0.0f);
-      return;
-    }
-    for (int d = 0; d < op_.dim; ++d) store(s_.keys + d * kBlock, C::get(head.keys + d * kBlock));
-    for (int i = 0; i < count * padded_; i += 16)
-      store(s_.values + half * kBlock * padded_ + i, C::get(head.values + i));
-  }
-
+  // Scores of Q queries against one tile of 16 keys: two sums over the dims, even and odd, so that few queries keep the
+  // multiply-add units busy too.
   template <int Q>
-  void scores(const float* keys, int first, int half) {
-    F acc[Q];
-    const float* q[Q];
+  void scores(const Item* keys, int first, float* to) {
+    F even[Q], odd[Q];
+    const float* q = query(first);
+    size_t offset[Q];
     for (int i = 0; i < Q; ++i) {
-      acc[i] = zero();
-      q[i] = query(first + i);
+      even[i] = odd[i] = zero();
+      offset[i] = query(first + i) - q;
     }
-    for (int d = 0; d < op_.dim; ++d) {
-      const F k = load(keys + d * kBlock);
-      for (int i = 0; i < Q; ++i) acc[i] = fma(k, set1(q[i][d]), acc[i]);
+    int d = 0;
+    for (; d + 2 <= op_.dim; d += 2) {
+      const F a = C::get(keys + d * kBlock), b = C::get(keys + (d + 1) * kBlock);
+      for (int i = 0; i < Q; ++i) {
+        even[i] = fma(a, set1(q[offset[i] + d]), even[i]);
+        odd[i] = fma(b, set1(q[offset[i] + d + 1]), odd[i]);
+      }
+    }
+    if (d < op_.dim) {
+      const F a = C::get(keys + d * kBlock);
+      for (int i = 0; i < Q; ++i) even[i] = fma(a, set1(q[offset[i] + d]), even[i]);
     }
     for (int i = 0; i < Q; ++i) {
-      if (op_.softcap > 0.0f) acc[i] = mul(set1(op_.softcap), tanh(div(acc[i], set1(op_.softcap))));
-      store(s_.scores + (first + i) * kPiece + half * kBlock, acc[i]);
+      F sum = add(even[i], odd[i]);
+      if (op_.softcap > 0.0f) sum = mul(set1(op_.softcap), tanh(div(sum, set1(op_.softcap))));
+      store(to + (first + i) * kPiece, sum);
     }
   }
 
-  void all_scores(const float* keys, int half) {
+  void all_scores(const Item* keys, float* to) {
     int i = 0;
-    for (; i + 8 <= queries_; i += 8) scores<8>(keys, i, half);
-    for (; i + 4 <= queries_; i += 4) scores<4>(keys, i, half);
-    switch (queries_ - i) {
-      case 3: scores<3>(keys, i, half); break;
-      case 2: scores<2>(keys, i, half); break;
-      case 1: scores<1>(keys, i, half); break;
-      default: break;
-    }
+    for (; i + kScoreQueries <= queries_; i += kScoreQueries) scores<kScoreQueries>(keys, i, to);
+    with_count<kScoreQueries - 1>(queries_ - i, [&](auto q) { scores<q()>(keys, i, to); });
   }
 
   // acc[i] = acc[i] * factor[i] + sum over keys of probability * value, for Q queries and 16 * W dims.
@@ -197,12 +185,18 @@ class Attention {
     for (int i = 0; i < Q; ++i)
       for (int w = 0; w < W; ++w)
         acc[i][w] = mul(load(out + (first + i) * stride() + 2 + dim + 16 * w), set1(factor[first + i]));
-    for (int j = 0; j < keys; ++j) {
-      F v[W];
-      for (int w = 0; w < W; ++w) v[w] = load(s_.values + j * padded_ + dim + 16 * w);
-      for (int i = 0; i < Q; ++i) {
-        const F p = set1(s_.scores[(first + i) * kPiece + j]);
-        for (int w = 0; w < W; ++w) acc[i][w] = fma(p, v[w], acc[i][w]);
+    const float* p = s_.scores + first * kPiece;
+    for (int t = 0; t * kBlock < keys; ++t) {
+      const Item* values = tiles_[t].values;
+      if (!values) continue;  // outside the window: its probabilities are zero
+      const int count = std::min(kBlock, keys - t * kBlock);
+      for (int j = 0; j < count; ++j) {
+        F v[W];
+        for (int w = 0; w < W; ++w) v[w] = C::get(values + j * padded_ + dim + 16 * w);
+        for (int i = 0; i < Q; ++i) {
+          const F share = set1(p[i * kPiece + t * kBlock + j]);
+          for (int w = 0; w < W; ++w) acc[i][w] = fma(share, v[w], acc[i][w]);
+        }
       }
     }
     for (int i = 0; i < Q; ++i)
@@ -212,13 +206,8 @@ class Attention {
   template <int W>
   void weigh_rows(int keys, int dim, const float* factor, float* out) {
     int i = 0;
-    for (; i + 4 <= queries_; i += 4) weigh<4, W>(i, keys, dim, factor, out);
-    switch (queries_ - i) {
-      case 3: weigh<3, W>(i, keys, dim, factor, out); break;
-      case 2: weigh<2, W>(i, keys, dim, factor, out); break;
-      case 1: weigh<1, W>(i, keys, dim, factor, out); break;
-      default: break;
-    }
+    for (; i + kValueQueries <= queries_; i += kValueQueries) weigh<kValueQueries, W>(i, keys, dim, factor, out);
+    with_count<kValueQueries - 1>(queries_ - i, [&](auto q) { weigh<q(), W>(i, keys, dim, factor, out); });
   }
 
   void softmax(int key, float* out, float* factor) {
@@ -228,28 +217,45 @@ class Attention {
       for (int j = 0; j < std::min(low, kPiece); ++j) s[j] = -INFINITY;
       for (int j = std::max(high + 1, 0); j < kPiece; ++j) s[j] = -INFINITY;
       float* p = out + i * stride();
-      const F a = load(s), b = load(s + 16);
-      const float top = std::max(p[0], hmax(max(a, b)));
-      const F ea = exp(sub(a, set1(top))), eb = exp(sub(b, set1(top)));
-      store(s, ea);
-      store(s + 16, eb);
+      F top4 = load(s);
+      for (int j = 16; j < kPiece; j += 16) top4 = max(top4, load(s + j));
+      const float top = std::max(p[0], hmax(top4));
+      F sum = zero();
+      for (int j = 0; j < kPiece; j += 16) {
+        const F e = exp(sub(load(s + j), set1(top)));
+        store(s + j, e);
+        sum = add(sum, e);
+      }
       alignas(64) float change[16] = {p[0] - top};
       store(change, exp(load(change)));
       factor[i] = change[0];
-      p[1] = p[1] * change[0] + hsum(add(ea, eb));
+      p[1] = p[1] * change[0] + hsum(sum);
       p[0] = top;
     }
   }
 
+  // Cache blocks lie far apart, so hardware prefetching starts anew in each: values are asked for while scores are
+  // computed, the next piece's keys while values are weighed.
+  void prefetch(const Item* from, int items) const {
+    const char* p = reinterpret_cast<const char*>(from);
+    for (size_t i = 0; i < items * sizeof(Item); i += 64) _mm_prefetch(p + i, _MM_HINT_T0);
+  }
+
   void piece(int key, int keys, float* out) {
     float factor[kQueries];
-    for (int half = 0; half * kBlock < keys; ++half) {
-      load_tile(key + half * kBlock, half, std::min(kBlock, keys - half * kBlock));
-      all_scores(s_.keys, half);
+    const int count = (keys + kBlock - 1) / kBlock;
+    for (int t = 0; t < count; ++t) {
+      tiles_[t] = tile(key + t * kBlock);
+      if (tiles_[t].values) prefetch(tiles_[t].values, kBlock * padded_);
     }
+    for (int t = 0; t < count; ++t)
+      if (tiles_[t].keys) all_scores(tiles_[t].keys, s_.scores + t * kBlock);
     softmax(key, out, factor);
+    for (int next = key + kPiece; next < std::min(key + 2 * kPiece, last_ + 1); next += kBlock)
+      if (const Item* keys_ahead = tile(next).keys) prefetch(keys_ahead, kBlock * op_.dim);
     int dim = 0;
-    for (; dim + 64 <= padded_; dim += 64) weigh_rows<4>(keys, dim, factor, out);
+    for (; dim + 16 * kValueVectors <= padded_; dim += 16 * kValueVectors)
+      weigh_rows<kValueVectors>(keys, dim, factor, out);
     for (; dim < padded_; dim += 16) weigh_rows<1>(keys, dim, factor, out);
   }
 
@@ -262,6 +268,7 @@ class Attention {
   int context_ = 0, in_seq_ = 0, depth_ = 0, last_ = 0, first_split_ = 0, last_split_ = 0;
   const int32_t* table_ = nullptr;
   int path_[64 + 1] = {};
+  Head<C> tiles_[kPiece / kBlock] = {};  // of the current piece
 };
 
 }  // namespace PACELINE_ISA

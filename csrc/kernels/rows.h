@@ -1,12 +1,23 @@
 // Activations in the forms that matrix products read.
 #pragma once
 
+#include <type_traits>
+
 #include "../layout.h"
 #include "../ops.h"
 
 namespace PACELINE_ISA {
 
 using namespace paceline;
+
+// Calls run with `count` as a compile-time constant, for count in [1, MAX]: kernels keep that many rows in registers.
+template <int MAX, class Run>
+inline void with_count(int count, Run run) {
+  if constexpr (MAX > 0) {
+    if (count == MAX) run(std::integral_constant<int, MAX>{});
+    else with_count<MAX - 1>(count, run);
+  }
+}
 
 inline float* plain_row(const Rows& rows, int row) { return rows.plain + static_cast<size_t>(row) * rows.padded; }
 
@@ -27,7 +38,7 @@ inline void quantize_group(const float* v, QuantGroup& to, int slot) {
 }
 
 // Writes columns [first, first + count) of a row in the wanted forms; both are multiples of 32 except at the end of the
-// row, where v must be readable and zero up to the next multiple.
+// row, where v must be readable and zero up to the next multiple. Padding behind that is zero from the start.
 inline void write_forms(const Rows& out, int want, int row, int first, int count, const float* v) {
   const int block = row / kRowBlock, slot = row % kRowBlock, end = round_up(count, kGroup);
   if (want & kPlain) {

@@ -28,11 +28,12 @@ inline void unpack_row(const Segment& s, int row, float* to) {
       }
       default: {
         const bool four = s.kind == Kind::Q4;
-        const int line = four ? k / 8 : k / 4;
-        const uint8_t byte = tile[s.code_offset + static_cast<size_t>(line) * 64 + lane * 4 + k % 4];
+        const uint8_t* span = tile + k / kSpan * s.span_bytes();
+        const int line = k % kSpan / (four ? 8 : 4), group = k % kSpan / s.group;
+        const uint8_t byte = span[s.span_bytes() - s.code_bytes() + line * 64 + lane * 4 + k % 4];
         const int code = !four ? byte : k % 8 < 4 ? byte & 15 : byte >> 4;
-        const float scale = number(tile, k / s.group);
-        to[k] = s.has_min ? scale * code + number(tile + s.code_offset / 2, k / s.group) : scale * (code - (four ? 8 : 128));
+        const float scale = number(span, group);
+        to[k] = s.has_min ? scale * code + number(span + s.scale_bytes(), group) : scale * (code - (four ? 8 : 128));
       }
     }
   }
