@@ -105,6 +105,12 @@ def test_other_prompts_are_refused(prompt: Any):
         completion(prompt=prompt)
 
 
+def test_the_number_of_prompts_is_limited_and_the_number_of_tokens_is_not_by_that():
+    with pytest.raises(ApiError, match="at most 1024 prompts"):
+        completion(prompt=["x"] * 1025)
+    assert len(completion(prompt=[1] * 5000).prompt) == 5000
+
+
 def test_text_parts_of_a_message_are_joined():
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     assert chat(messages=[{"role": "user", "content": parts}]).messages[0].content == "a\nb"

@@ -24,8 +24,6 @@ from paceline.server.logprobs import TokenNames
 from paceline.server.schemas import ChatCompletionRequest, CompletionRequest, SamplingBody
 from paceline.server.sse import EventStream, JsonAnswer
 
-MAX_PROMPTS = 1024
-
 
 def routes(context: ServerContext) -> APIRouter:
     """The generating endpoints of ``context``."""
@@ -103,7 +101,7 @@ def _answer(
         logprobs=logprobs,
         prompt_logprobs=prompt_logprobs,
         include_usage=options is not None and options.include_usage,
-        continuous_usage=options is not None and options.continuous_usage_stats,
+        continuous_usage=options is not None and options.include_usage and options.continuous_usage_stats,
     )
 
 

@@ -18,6 +18,7 @@ def routes(context: ServerContext) -> APIRouter:
     router = APIRouter()
 
     @router.get("/health")
+    @router.head("/health", include_in_schema=False)
     @router.get("/ping")
     @router.post("/ping", include_in_schema=False)
     async def health() -> Response:
@@ -25,6 +26,7 @@ def routes(context: ServerContext) -> APIRouter:
         return JsonAnswer({"status": "ok"})
 
     @router.get("/ready")
+    @router.head("/ready", include_in_schema=False)
     async def ready() -> Response:
         """200 when requests are served, 503 before and after."""
         problem = context.unready()

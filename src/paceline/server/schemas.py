@@ -35,6 +35,8 @@ def _prompt(value: Any) -> Prompt:
     if isinstance(value, str):
         return value
     if isinstance(value, list) and value:
+        if len(value) > MAX_PROMPTS and not _all(value, int):
+            raise ValueError(f"at most {MAX_PROMPTS} prompts go into one request")
         if _all(value, str) or _all(value, int):
             return value
         if _all(value, list) and all(item and _all(item, int) for item in value):

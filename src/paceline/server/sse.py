@@ -60,10 +60,10 @@ class EventStream(Response):
                 await self._stream()
         except ClientGoneError:
             return
-        except BaseException as error:
+        except Exception as error:
             if not self._started:
                 raise
-            known = as_api_error(error) if isinstance(error, Exception) else None
+            known = as_api_error(error)
             if known is None:
                 logger.error("a stream broke off", exc_info=error)
             problem = known or internal_error()
