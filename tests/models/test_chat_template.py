@@ -101,21 +101,28 @@ def test_a_template_with_an_error_is_named() -> None:
 CHATML = TEMPLATES["chatml"]
 
 
-@pytest.mark.parametrize("content", ["The answer", "The answer is ", [{"type": "text", "text": "The"}]])
-def test_the_final_message_can_be_continued(content: object) -> None:
-    text = "{% for m in messages %}[{{ m.role }}]"
-    text += "{% if m.content is string %}{{ m.content }}{% else %}{{ m.content[0].text }}{% endif %}[end]{% endfor %}"
+PLAIN = (
+    "{% for m in messages %}[{{ m.role }}]"
+    "{% if m.content is string %}{{ m.content }}{% else %}{{ m.content[0].text }}{% endif %}[end]{% endfor %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("source", "content"),
+    [
+        (PLAIN, "The answer"),
+        (PLAIN, "The answer is "),
+        (PLAIN, [{"type": "text", "text": "The "}]),
+        (CHATML, "The answer"),
+        (CHATML, "  Well,\n\n"),
+    ],
+)
+def test_the_final_message_is_continued_as_transformers_does(source: str, content: Any) -> None:
     chat: list[dict[str, Any]] = [*CHAT[:2], {"role": "assistant", "content": content}]
-    prompt = ChatTemplate(text, {}).render(chat, add_generation_prompt=False, continue_final_message=True)
-    words = content if isinstance(content, str) else "The"
-    assert prompt.endswith(f"[user]Größe?[end][assistant]{words}")
-    assert chat[-1]["content"] == content  # the caller's messages are untouched
-
-
-def test_a_final_message_that_the_template_trims_is_continued_without_its_spaces() -> None:
-    chat = [{"role": "assistant", "content": "  Well,  "}]
-    prompt = ChatTemplate(CHATML, {}).render(chat, add_generation_prompt=False, continue_final_message=True)
-    assert prompt == "<|im_start|>assistant\nWell,  "
+    expected = render_jinja_template([chat], chat_template=source, continue_final_message=True)[0][0]
+    prompt = ChatTemplate(source, {}).render(chat, add_generation_prompt=False, continue_final_message=True)
+    assert prompt == expected
+    assert chat[-1]["content"] is content  # the caller's messages are untouched
 
 
 @pytest.mark.parametrize(

@@ -185,9 +185,8 @@ def model_file(path: Path, *, model_type: int = 2, normalizer: bytes = field(4, 
 
 
 @pytest.fixture
-def slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def slow(tmp_path: Path) -> Path:
     """A folder with nothing but a sentencepiece model and its settings."""
-    monkeypatch.setenv("PACELINE_CACHE", str(tmp_path / "cache"))
     model_file(tmp_path / "tokenizer.model")
     edit(tmp_path / "tokenizer_config.json", bos_token="<s>", eos_token={"content": "</s>"}, unk_token="<unk>")
     return tmp_path

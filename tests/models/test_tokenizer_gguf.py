@@ -61,12 +61,6 @@ GEMMA3_IDS = _ids("""
 """)
 
 
-@pytest.fixture(autouse=True)
-def _own_tokenizer_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    if "default_model" not in request.fixturenames and "gemma" not in request.fixturenames:
-        monkeypatch.setenv("PACELINE_CACHE", str(tmp_path / "cache"))
-
-
 # The real models ------------------------------------------------------------------------------------------------
 
 
@@ -91,8 +85,6 @@ def test_gemma_has_the_ids_of_llama_cpp(gemma: Path) -> None:
     assert [tokenizer.encode(text, add_special_tokens=False) for text in TEXTS] == GEMMA3_IDS
     assert tokenizer.encode(TEXTS[0]) == [2, *GEMMA3_IDS[0]]
     assert [tokenizer.decode(ids) for ids in GEMMA3_IDS] == list(TEXTS)
-    again = load_tokenizer(gemma)  # from the cache of built tokenizers
-    assert [again.encode(text, add_special_tokens=False) for text in TEXTS] == GEMMA3_IDS
 
 
 @pytest.mark.model
@@ -309,21 +301,6 @@ def test_merges_recovered_from_scores_do_what_sentencepiece_does() -> None:
         for _ in range(30):
             text = "".join(rng.choices(letters, k=rng.randint(1, 20)))
             assert backend.encode(text).tokens == reference_bpe(list(text), scores)
-
-
-def test_a_built_tokenizer_is_kept_and_a_damaged_copy_is_made_again(tmp_path: Path) -> None:
-    expected = sentencepiece(tmp_path).encode("abc a")
-    (copy,) = (tmp_path / "cache" / "tokenizers").iterdir()
-    assert load_tokenizer(tmp_path / "s.gguf").encode("abc a") == expected
-    copy.write_text("{}")
-    assert load_tokenizer(tmp_path / "s.gguf").encode("abc a") == expected
-    assert len(copy.read_text()) > 100
-
-
-def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "occupied").write_text("")
-    monkeypatch.setenv("PACELINE_CACHE", str(tmp_path / "occupied"))
-    assert pieces(sentencepiece(tmp_path), "a") == ["<s>", "▁a"]
 
 
 def test_scores_are_needed(tmp_path: Path) -> None:

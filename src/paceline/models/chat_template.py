@@ -16,7 +16,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from paceline.errors import InvalidRequestError
 
-_CUT = "\ue000continue\ue001"  # private-use characters: marks where the final message ends
+_MARK = "\ue000continue\ue001"  # private-use characters: where the final message ends
 
 
 class _Generation(Extension):
@@ -101,18 +101,19 @@ def _mark_end(messages: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     final = dict(copy.deepcopy(messages[-1])) if messages else {}
     content = final.get("content")
     if isinstance(content, str):
-        final["content"] = content + _CUT
+        final["content"] = content + _MARK + " "
         return [*messages[:-1], final]
     parts = [part for part in content or [] if isinstance(part, dict) and isinstance(part.get("text"), str)]
     if not parts:
         raise InvalidRequestError("continue_final_message needs a last message with text", param="messages")
-    parts[-1]["text"] += _CUT
+    parts[-1]["text"] += _MARK + " "
     return [*messages[:-1], final]
 
 
 def _cut(text: str) -> str:
-    """What stands before the mark. A template that trims messages also trims the spaces before the mark's place."""
-    head, mark, _ = text.rpartition(_CUT)
+    """What stands before the mark. Where the template has trimmed the space that stood behind it, it would have trimmed
+    those before it too."""
+    head, mark, tail = text.rpartition(_MARK)
     if not mark:
         raise InvalidRequestError("the model's chat template drops the final message, so it cannot be continued")
-    return head
+    return head if tail.startswith(" ") else head.rstrip()

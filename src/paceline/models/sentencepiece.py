@@ -52,14 +52,13 @@ def merges_from_scores(pieces: SentencePieces) -> list[tuple[str, str]]:
         for token, score, kind in zip(pieces.tokens, pieces.scores, pieces.types, strict=True)
         if kind in (NORMAL, USER_DEFINED, UNUSED)
     }
-    merges: list[tuple[float, int, str, str]] = []
-    for token, score in mergeable.items():
-        for cut in range(1, len(token)):
-            left = token[:cut]
-            if left in mergeable and token[cut:] in mergeable:
-                merges.append((-score, -cut, left, token[cut:]))
-    merges.sort()
-    return [(left, right) for _, _, left, right in merges]
+    merges: list[tuple[str, str]] = []
+    for token in sorted(mergeable, key=mergeable.__getitem__, reverse=True):
+        for cut in range(len(token) - 1, 0, -1):
+            left, right = token[:cut], token[cut:]
+            if left in mergeable and right in mergeable:
+                merges.append((left, right))
+    return merges
 
 
 def sentencepiece_backend(pieces: SentencePieces) -> tokenizers.Tokenizer:

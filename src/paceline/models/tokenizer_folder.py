@@ -13,7 +13,6 @@ from paceline.errors import ModelLoadError
 from paceline.models.checkpoint_files import read_json
 from paceline.models.sentencepiece import read_model_file, sentencepiece_backend
 from paceline.models.tokenizer import Tokenizer, add_bos_eos, ids_of
-from paceline.models.tokenizer_cache import cached_backend
 
 _ROLES = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
 
@@ -62,11 +61,7 @@ def _backend(folder: Path, settings: dict[str, Any]) -> tokenizers.Tokenizer:
     pieces = folder / "tokenizer.model"
     if pieces.is_file():
         try:
-            return cached_backend(
-                pieces,
-                lambda: _from_pieces(pieces, settings),
-                f"{settings.get('add_prefix_space')} {settings.get('legacy')}",
-            )
+            return _from_pieces(pieces, settings)
         except ModelLoadError:  # not BPE: leave it to transformers
             return _through_transformers(folder)
     if any((folder / name).is_file() for name in ("vocab.json", "vocab.txt", "tekken.json")):

@@ -17,7 +17,6 @@ from paceline.errors import ModelLoadError
 from paceline.models.gguf_tokens import turn_end_ids
 from paceline.models.sentencepiece import NORMAL, SentencePieces, SpacePrefix, sentencepiece_backend
 from paceline.models.tokenizer import Tokenizer, add_bos_eos
-from paceline.models.tokenizer_cache import cached_backend
 from paceline.models.tokenizer_pre import PreTokenization, pre_tokenization
 from paceline.quantization.gguf_file import GgufFile
 
@@ -27,7 +26,7 @@ def gguf_tokenizer(path: str | Path) -> Tokenizer:
     with GgufFile(path) as file:
         metadata = file.metadata
     try:
-        return _from_metadata(metadata, Path(path))
+        return _from_metadata(metadata)
     except ModelLoadError as error:
         raise ModelLoadError(f"{path}: {error}") from error
     except Exception as error:  # tokenizers raises bare Exception for a vocabulary that contradicts itself
@@ -61,14 +60,14 @@ class _Vocabulary:
         return SentencePieces(self.tokens, ranked, self.types, prefix)
 
 
-def _from_metadata(metadata: Mapping[str, Any], path: Path) -> Tokenizer:
+def _from_metadata(metadata: Mapping[str, Any]) -> Tokenizer:
     vocabulary = _Vocabulary(metadata)
     model = vocabulary.get("model")
     if model == "gpt2":
         pre = pre_tokenization(vocabulary.get("pre"))
         backend, bos_by_default = _byte_level_backend(vocabulary, pre), pre.add_bos
     elif model == "llama":
-        backend, bos_by_default = cached_backend(path, lambda: _sentencepiece_backend(vocabulary)), True
+        backend, bos_by_default = _sentencepiece_backend(vocabulary), True
     else:
         raise ModelLoadError(f"tokenizer model {model!r} is not supported; supported: gpt2, llama")
     bos, eos = vocabulary.token("bos"), vocabulary.token("eos")
