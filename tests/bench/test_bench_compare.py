@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 
 import pytest
 from fake_engines import ScriptedTarget
 
 from paceline.bench import compare as compare_module
 from paceline.bench import scenarios
+from paceline.bench.client import Timeline
 from paceline.bench.compare import Comparison
 from paceline.bench.goals import Engines, judge_all
 from paceline.bench.noise import NoiseGuard
@@ -91,9 +93,23 @@ def test_a_failing_engine_is_named_and_the_others_go_on() -> None:
     assert not bad.running
 
 
+def test_an_engine_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Mute(ScriptedTarget):
+        async def generate(self, prompt: Sequence[int], max_tokens: int) -> Timeline:
+            await asyncio.sleep(60)
+            raise AssertionError
+
+    monkeypatch.setattr(compare_module, "ATTEMPT_SECONDS", 0.05)
+    mute, good = Mute("mute", []), ScriptedTarget("good", [], kind="own")
+    run = comparison([mute, good], SCENARIOS[:1])
+    asyncio.run(run.run())
+    assert run.failures == {"mute": "no answer within 0 s"}
+    assert len(run.values[DECODE_350.key]["good"]) == 3
+
+
 def test_all_engines_are_stopped_when_the_run_is_interrupted() -> None:
     class Interrupting(ScriptedTarget):
-        async def generate(self, prompt: object, max_tokens: int) -> object:  # type: ignore[override]
+        async def generate(self, prompt: Sequence[int], max_tokens: int) -> Timeline:
             raise KeyboardInterrupt
 
     first, second = ScriptedTarget("A", []), Interrupting("B", [])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -155,3 +156,23 @@ def test_busy_loop_ends_with_its_context() -> None:
         process = psutil.Process(loop._process.pid)
         assert process.is_running()
     assert not process.is_running()
+
+
+ORPHAN = """
+import sys, time
+from paceline.bench.processes import ProcessTree
+tree = ProcessTree([sys.executable, "-c", "import time; time.sleep(60)"])
+tree.suspend()
+print(tree.process.pid, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a parent-death signal")
+def test_killing_the_benchmark_kills_suspended_engines() -> None:
+    bench = subprocess.Popen([sys.executable, "-c", ORPHAN], stdout=subprocess.PIPE)
+    assert bench.stdout is not None
+    engine = psutil.Process(int(bench.stdout.readline()))
+    bench.kill()
+    bench.communicate()
+    assert psutil.wait_procs([engine], timeout=10)[1] == []

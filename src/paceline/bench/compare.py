@@ -19,6 +19,7 @@ from paceline.bench.targets import Target, TargetError
 
 FIRST_PROMPT_TOKENS = 16
 SETTLE_SECONDS = 0.05  # after waking an engine, before measuring it
+ATTEMPT_SECONDS = 600.0  # for one engine's start or measurement; then it is given up
 SLOW_START = 30.0  # seconds; an engine that takes longer is started once
 
 Say = Callable[[str], None]
@@ -123,10 +124,11 @@ class Comparison:
 
     async def _attempt(self, target: Target, work: Awaitable[None]) -> None:
         try:
-            await work
-        except (TargetError, HttpError, OSError) as error:
-            self.failures[target.name] = str(error)
-            self.say(f"{target.name} failed and takes no further part: {error}")
+            async with asyncio.timeout(ATTEMPT_SECONDS):
+                await work
+        except (TargetError, HttpError, OSError, ValueError) as error:
+            self.failures[target.name] = str(error) or f"no answer within {ATTEMPT_SECONDS:.0f} s"
+            self.say(f"{target.name} failed and takes no further part: {self.failures[target.name]}")
             target.stop()
 
     def _alive(self) -> list[Target]:

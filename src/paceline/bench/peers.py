@@ -65,9 +65,8 @@ def line_up(model: Path, places: PeerPlaces, threads: int, library: bool = True)
 
 def paceline_server(model: Path, threads: int) -> Target:
     command = [sys.executable, "-m", "paceline", "serve", str(model), "--threads", str(threads)]
-    return HttpTarget(
-        "Paceline", [*command, "--host", HOST, "--port", "{port}"], kind="own", ready="/ready", extra={"model": ""}
-    )
+    command += ["--served-model-name", "model", "--host", HOST, "--port", "{port}"]
+    return HttpTarget("Paceline", command, kind="own", ready="/ready", extra={"model": "model"})
 
 
 def paceline_library(model: Path, threads: int) -> Target:

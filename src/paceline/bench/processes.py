@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import subprocess
@@ -19,6 +20,10 @@ import psutil
 MEGABYTE = 1e6
 STOP_SECONDS = 20.0
 SUSPEND_SECONDS = 5.0
+
+
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +54,7 @@ class ProcessTree:
             stdout=pipe or self.log,
             stderr=self.log,
             start_new_session=True,
+            preexec_fn=_end_with_parent if sys.platform == "linux" else None,
         )
 
     def members(self) -> list[psutil.Process]:
@@ -111,6 +117,12 @@ class ProcessTree:
                 with contextlib.suppress(OSError):
                     pipe.close()
         self.log.close()
+
+
+def _end_with_parent() -> None:
+    """In the new process: be killed when the benchmark is, so that no suspended engine keeps its memory for ever."""
+    assert _libc is not None
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _stands_still(process: psutil.Process) -> bool:

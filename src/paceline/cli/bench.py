@@ -98,6 +98,7 @@ def compare(
     _VLLM_PYTHON and _HF_MODEL; those that are not given are skipped. The exit status is 1 when Paceline failed.
     """
     import asyncio
+    import signal
 
     from paceline.bench.peers import PeerPlaces
 
@@ -114,6 +115,7 @@ def compare(
     places = replace(places, **{name: value for name, value in given.items() if value})
     comparison = _comparison(model, threads, scenario, places, data)
     comparison.rounds, comparison.starts = rounds, starts
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # with its clean-up: no engine stays behind
     asyncio.run(comparison.run())
     _report(comparison, json_file)
     if any(target.kind == "own" and target.name in comparison.failures for target in comparison.targets):
