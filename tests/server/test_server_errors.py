@@ -10,8 +10,8 @@ import openai
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from scripted_server import Script, wait_until
 
-from conftest import Script, wait_until
 from paceline.errors import EngineDeadError, OverloadedError
 
 MESSAGES: Any = [{"role": "user", "content": "hi"}]

@@ -20,8 +20,8 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from scripted_server import byte_tokenizer, wait_until
 
-from conftest import byte_tokenizer, wait_until
 from paceline.engine.messages import Choice, EngineReady
 from paceline.server import banner
 from paceline.server.config import ServerConfig

@@ -13,8 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
-
-from conftest import Script, wait_until
+from scripted_server import Script, wait_until
 
 MESSAGES: Any = [{"role": "user", "content": "hi"}]
 CHAT = "/v1/chat/completions"

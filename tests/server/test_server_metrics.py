@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from scripted_server import Script
 
-from conftest import Script
 from paceline.engine.messages import EngineStats, StepReport
 from paceline.server.metrics import TABLE, Histogram, Metrics
 
