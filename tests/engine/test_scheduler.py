@@ -213,6 +213,40 @@ def test_a_better_priority_takes_the_place_of_a_worse_one() -> None:
     assert [sequence.state for sequence in (first, second, urgent)] == [State.RUNNING, State.WAITING, State.RUNNING]
 
 
+def test_rows_of_a_preempted_plan_go_to_the_one_that_preempted() -> None:
+    bench = Bench(max_rows=16, max_running=1)
+    bench.add(5)
+    bench.step()
+    urgent = bench.add(50, priority=-5)
+    assert bench.step() == {urgent: (16, 0)}
+
+
+def test_a_prompt_of_better_priority_comes_before_the_rest_of_a_running_one() -> None:
+    bench = Bench(max_rows=16)
+    running = bench.add(60)
+    bench.step()
+    urgent = bench.add(10, priority=-1)
+    assert bench.step() == {running: (1 + 5, 0), urgent: (10, 0)}
+
+
+def test_a_prompt_of_equal_priority_waits_for_the_rest_of_a_running_one() -> None:
+    bench = Bench(max_rows=16)
+    running = bench.add(60)
+    bench.step()
+    bench.add(10)
+    assert bench.step() == {running: (16, 0)}
+
+
+def test_a_newcomer_leaves_every_running_sequence_a_block_to_grow_into() -> None:
+    bench = Bench(num_blocks=6)
+    running = [bench.add(15), bench.add(15)]
+    bench.step()
+    newcomer = bench.add(40)  # three blocks: would leave one for two
+    assert set(bench.step()) == set(running)
+    bench.finish(running[1])
+    assert newcomer in bench.step()
+
+
 def test_an_equal_priority_waits_for_a_place() -> None:
     bench = Bench(max_running=2)
     bench.add(5), bench.add(5)
@@ -262,6 +296,17 @@ def test_siblings_wait_until_the_first_has_computed_the_prompt() -> None:
     assert bench.step() == {leader: (18, 0)}
     assert bench.step() == {leader: (1, 0), siblings[0]: (2, 0), siblings[1]: (2, 0)}
     assert bench.cache.num_used_blocks == 3 + 3
+
+
+def test_a_sibling_that_is_aborted_while_it_is_held_does_not_come_back() -> None:
+    bench = Bench(max_rows=32)
+    leader = bench.add(50, n=3)
+    first, second = bench.live[1:]
+    bench.step()
+    bench.finish(first)
+    bench.step()
+    assert bench.step() == {leader: (1, 0), second: (2, 0)}
+    assert bench.scheduler.num_waiting == 0
 
 
 def test_siblings_of_a_short_prompt_start_at_once() -> None:

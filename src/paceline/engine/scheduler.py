@@ -2,8 +2,8 @@
 
 There is one kind of work: *sequence s computes n tokens from position p*. A sequence's wish is its known tokens that
 are not computed yet, then its draft tokens; a step gives out at most ``max_rows`` rows. Latency class first (batch
-sequences see only what interactive ones leave), then inside a class: one row for every running sequence, their drafts,
-their remaining known tokens, and new sequences. Everything in the order (class, priority, arrival).
+sequences see only what interactive ones leave), then inside a class: one row for every running sequence, then their
+drafts, then prompts, of running and of new sequences. Everything in the order (class, priority, arrival).
 
 Guarantees, given that every request ends (``end`` is finite) and fits the cache alone (checked when it is added):
 
@@ -82,9 +82,7 @@ class Scheduler:
         for rank in CLASS_RANK.values():
             if self._budget and self.running:
                 self._serve_running(rank)
-            while self._budget and self.waiting and self.waiting[0].class_rank == rank:
-                if not self._start(self.waiting[0]):
-                    break
+            self._start_waiting((rank + 1,))
         assert self._planned or not self.has_work(), "a step with work must compute something"
         return self._planned
 
@@ -128,7 +126,15 @@ class Scheduler:
                 self._grow(sequence)
         for sequence in members:
             if sequence.rows and sequence.pending > 1:
-                self._grow(sequence)
+                self._start_waiting(sequence.order)
+                if sequence.rows:  # still: it may have made room for a better one
+                    self._grow(sequence)
+
+    def _start_waiting(self, before: tuple[float, ...]) -> None:
+        """Starts waiting sequences that come before ``before`` in the order, until one does not fit."""
+        while self._budget and self.waiting and self.waiting[0].order < before:
+            if not self._start(self.waiting[0]):
+                break
 
     def _plan(self, sequence: Sequence, rows: int) -> None:
         sequence.rows = rows
