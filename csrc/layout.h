@@ -10,7 +10,7 @@ namespace paceline {
 constexpr int kTile = 16;    // outputs of one weight tile, and keys of one cache tile: lanes of one vector
 constexpr int kGroup = 32;   // activations that share one int8 scale
 constexpr int kBlock = 16;   // tokens of one cache block: exactly one key tile
-constexpr int kSplit = 256;  // keys of one attention partial; partials are always merged in order (row invariance)
+constexpr int kSplit = 128;  // keys of one attention partial; partials are always merged in order (row invariance)
 
 constexpr int round_up(int value, int step) { return (value + step - 1) / step * step; }
 

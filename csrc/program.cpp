@@ -99,7 +99,9 @@ void Program::plan(Step& s) {
   for (const Op& op : ops_)
     if ((first = std::get_if<AttentionOp>(&op))) break;
   if (!first) return;
-  const int rows = std::clamp(32 / (first->heads / first->kv_heads), 1, 16);
+  // As many rows a task as share a load of keys well, but not so many that threads have nothing to do.
+  int rows = std::clamp(32 / (first->heads / first->kv_heads), 1, 16);
+  while (rows > 1 && divide_up(s.rows, rows) * first->kv_heads < 4 * team_->size()) rows = divide_up(rows, 2);
   int longest = 0;
   for (int q = 0; q < s.seqs; ++q) {
     const int end = s.row_starts[q + 1];
@@ -111,7 +113,7 @@ void Program::plan(Step& s) {
   std::reverse(s.tasks.begin(), s.tasks.end());  // the last rows of a prompt see the most keys: start with them
   const int splits = divide_up(longest, kSplit);
   const int units = static_cast<int>(s.tasks.size()) * first->kv_heads;
-  s.splits = splits > 2 && units < 6 * team_->size() ? splits : 1;
+  s.splits = splits > 1 && units < 4 * team_->size() ? splits : 1;
   if (s.splits > 1) partials_.resize(std::max(partials_.size(), units * s.splits * partial_floats(*first)));
 }
 
@@ -126,8 +128,6 @@ void Program::run(Step step) {
 int Program::items(Stage& stage) {
   const Op& op = ops_[stage.op];
   const int rows = step_.rows, threads = team_->size();
-  // With few rows weights stream from memory: single tiles. With many, several tiles share a block's activations.
-  const bool few = rows <= kRowBlock;
   stage.per_chunk = 1;
   const auto cut = [&](int items, int chunks_a_thread) {
     stage.per_chunk = chunk_size(items, threads, chunks_a_thread);
@@ -136,9 +136,9 @@ int Program::items(Stage& stage) {
   if (auto* r = std::get_if<RowwiseOp>(&op)) return cut(r->select ? step_.logit_rows : rows, 4);
   if (auto* l = std::get_if<LinearOp>(&op)) {
     if (l->to_logits && step_.logit_rows == 0) return 0;
-    return cut(l->weight->tiles, few ? kMaxChunks : 8);
+    return cut(l->weight->tiles, 8);
   }
-  if (auto* g = std::get_if<GatedOp>(&op)) return cut(divide_up(g->gate->tiles, 2), few ? kMaxChunks : 8);
+  if (auto* g = std::get_if<GatedOp>(&op)) return cut(divide_up(g->gate->tiles, 2), 8);
   if (auto* a = std::get_if<AttentionOp>(&op)) {
     const int tasks = static_cast<int>(step_.tasks.size()) * a->kv_heads;
     if (stage.part == Part::Store) return cut(a->norm_whole ? rows : rows * a->kv_heads, 4);

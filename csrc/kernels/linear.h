@@ -76,18 +76,6 @@ inline void tile_halves(const Segment& s, const uint8_t* p, QuantView x, F* acc)
   }
 }
 
-template <int R, int BYTES>
-inline void tile_integer(const Segment& s, const uint8_t* tile, QuantView x, F* acc) {
-  if (s.has_min) {
-    if (s.scale_f32) tile_quantized<R, true, true, BYTES>(s, tile, x, acc);
-    else tile_quantized<R, true, false, BYTES>(s, tile, x, acc);
-  } else if (s.scale_f32) {
-    tile_quantized<R, false, true, BYTES>(s, tile, x, acc);
-  } else {
-    tile_quantized<R, false, false, BYTES>(s, tile, x, acc);
-  }
-}
-
 template <int R, bool HALF>
 inline void tile_dense(const Segment& s, const uint8_t* tile, const float* x, int slot, F* acc) {
   x += slot;
@@ -119,31 +107,49 @@ inline void tile_bf16(const Segment& s, const uint8_t* tile, const Rows& x, int 
   }
 }
 
-// R rows of block `block` from `slot` on, times one tile of 16 outputs.
+// R rows of block `block` from `slot` on, times `count` tiles from `tile` on; acc[t * kRowBlock + r] is row r of tile t.
+// The loop over tiles is innermost but one: a short tile should not pay for choosing its kernel.
 template <int R>
-void tile_product(const Segment& s, int tile, const Rows& x, int block, int slot, F* acc) {
-  for (int r = 0; r < R; ++r) acc[r] = zero();
+void tile_products(const Segment& s, int tile, int count, const Rows& x, int block, int slot, F* acc) {
   const uint8_t* data = s.data + static_cast<size_t>(tile) * s.tile_bytes;
   const QuantGroup* quant = x.quant + static_cast<size_t>(block) * x.groups();
   const float* dense = x.dense + static_cast<size_t>(block) * x.padded * kRowBlock;
+  const auto each = [&](auto product) {
+    for (int t = 0; t < count; ++t, data += s.tile_bytes, acc += kRowBlock) {
+      F sums[R];
+      for (int r = 0; r < R; ++r) sums[r] = zero();
+      product(sums);
+      for (int r = 0; r < R; ++r) acc[r] = sums[r];
+    }
+  };
   switch (s.kind) {
-    case Kind::Q4: tile_integer<R, 256>(s, data, QuantView(quant, slot), acc); return;
-    case Kind::Q8:
-      if (s.group == kGroup) tile_integer<R, 512>(s, data, QuantView(quant, slot), acc);
-      else if (s.scale_f32) tile_halves<R, true>(s, data, QuantView(quant, slot), acc);
-      else tile_halves<R, false>(s, data, QuantView(quant, slot), acc);
+    case Kind::Q4:
+      with_flags(s.has_min, s.scale_f32, [&](auto min, auto wide) {
+        each([&](F* sums) { tile_quantized<R, min(), wide(), 256>(s, data, QuantView(quant, slot), sums); });
+      });
       return;
-    case Kind::BF16: tile_bf16<R>(s, data, x, block, slot, acc); return;
-    case Kind::F16: tile_dense<R, true>(s, data, dense, slot, acc); return;
-    case Kind::F32: tile_dense<R, false>(s, data, dense, slot, acc); return;
+    case Kind::Q8:
+      if (s.group != kGroup) {
+        with_flags(false, s.scale_f32, [&](auto, auto wide) {
+          each([&](F* sums) { tile_halves<R, wide()>(s, data, QuantView(quant, slot), sums); });
+        });
+        return;
+      }
+      with_flags(s.has_min, s.scale_f32, [&](auto min, auto wide) {
+        each([&](F* sums) { tile_quantized<R, min(), wide(), 512>(s, data, QuantView(quant, slot), sums); });
+      });
+      return;
+    case Kind::BF16: each([&](F* sums) { tile_bf16<R>(s, data, x, block, slot, sums); }); return;
+    case Kind::F16: each([&](F* sums) { tile_dense<R, true>(s, data, dense, slot, sums); }); return;
+    case Kind::F32: each([&](F* sums) { tile_dense<R, false>(s, data, dense, slot, sums); }); return;
   }
 }
 
 // Any number of rows of one block, in pieces of at most PACELINE_MAX_ROWS.
-inline void block_product(const Segment& s, int tile, const Rows& x, int block, int rows, F* acc) {
+inline void block_products(const Segment& s, int tile, int count, const Rows& x, int block, int rows, F* acc) {
   for (int slot = 0; slot < rows; slot += PACELINE_MAX_ROWS)
     with_count<PACELINE_MAX_ROWS>(std::min(rows - slot, PACELINE_MAX_ROWS),
-                                  [&](auto r) { tile_product<r()>(s, tile, x, block, slot, acc + slot); });
+                                  [&](auto r) { tile_products<r()>(s, tile, count, x, block, slot, acc + slot); });
 }
 
 inline void store_outputs(const LinearOp& op, const Step& step, int row, int column, int count, F v) {
@@ -161,40 +167,52 @@ inline void store_outputs(const LinearOp& op, const Step& step, int row, int col
   else store_n(to, out, count);
 }
 
-// Tiles [first, last) of the stacked matrix for all rows of the step.
-inline void run_linear(const LinearOp& op, const Step& step, int first, int last) {
-  const int rows = op.to_logits ? step.logit_rows : step.rows;
-  F acc[kRowBlock];
-  for (int row = 0; row < rows; row += kRowBlock) {
-    const int count = std::min(kRowBlock, rows - row);
-    for (int t = first; t < last; ++t) {
-      const Segment& s = op.weight->segment_of(t);
-      const int local = t - s.first_tile, outs = std::min(kTile, s.outs - local * kTile);
-      block_product(s, local, op.x, row / kRowBlock, count, acc);
-      for (int r = 0; r < count; ++r) store_outputs(op, step, row + r, s.first_out + local * kTile, outs, acc[r]);
-    }
+constexpr int kTilesAtOnce = 8;
+
+// Calls run(segment, tile in it, count) for tiles [first, last) of a stacked matrix.
+template <class Run>
+inline void for_tiles(const Matrix& m, int first, int last, Run run) {
+  while (first < last) {
+    const Segment& s = m.segment_of(first);
+    const int count = std::min({kTilesAtOnce, last - first, s.first_tile + s.tiles - first});
+    run(s, first - s.first_tile, count);
+    first += count;
   }
 }
 
-// Pairs of tiles [first, last) (32 outputs each) of activation(gate) * up for the rows of `blocks` row blocks.
+// Tiles [first, last) of the stacked matrix for all rows of the step.
+inline void run_linear(const LinearOp& op, const Step& step, int first, int last) {
+  const int rows = op.to_logits ? step.logit_rows : step.rows;
+  F acc[kTilesAtOnce * kRowBlock];
+  for (int row = 0; row < rows; row += kRowBlock) {
+    const int in_block = std::min(kRowBlock, rows - row);
+    for_tiles(*op.weight, first, last, [&](const Segment& s, int tile, int count) {
+      block_products(s, tile, count, op.x, row / kRowBlock, in_block, acc);
+      for (int t = 0; t < count; ++t) {
+        const int column = (tile + t) * kTile, outs = std::min(kTile, s.outs - column);
+        for (int r = 0; r < in_block; ++r)
+          store_outputs(op, step, row + r, s.first_out + column, outs, acc[t * kRowBlock + r]);
+      }
+    });
+  }
+}
+
+// Pairs of tiles [first, last) (32 outputs each) of activation(gate) * up for the rows of one row block.
 inline void gated_rows(const Matrix& gate, const Matrix& up, Act act, const Rows& x, const Rows& out, int want,
                        int block, int rows, int first, int last) {
   const Segment &g = gate.segments[0], &u = up.segments[0];
-  F gates[kRowBlock], ups[kRowBlock];
-  alignas(64) float values[kRowBlock][kGroup];
-  for (int pair = first; pair < last; ++pair) {
-    for (int half = 0; half < 2; ++half) {
-      const int tile = 2 * pair + half;
-      if (tile >= g.tiles) {
-        for (int r = 0; r < rows; ++r) store(values[r] + kTile, zero());
-        break;
-      }
-      block_product(g, tile, x, block, rows, gates);
-      block_product(u, tile, x, block, rows, ups);
-      for (int r = 0; r < rows; ++r) store(values[r] + kTile * half, mul(activate(act, gates[r]), ups[r]));
+  F gates[kTilesAtOnce * kRowBlock], ups[kTilesAtOnce * kRowBlock];
+  alignas(64) float values[kTilesAtOnce * kTile];
+  for (int tile = 2 * first; tile < std::min(2 * last, g.tiles); tile += kTilesAtOnce) {
+    const int count = std::min({kTilesAtOnce, 2 * last - tile, g.tiles - tile});
+    block_products(g, tile, count, x, block, rows, gates);
+    block_products(u, tile, count, x, block, rows, ups);
+    for (int r = 0; r < rows; ++r) {
+      for (int t = 0; t < count; ++t)
+        store(values + t * kTile, mul(activate(act, gates[t * kRowBlock + r]), ups[t * kRowBlock + r]));
+      if (count % 2) store(values + count * kTile, zero());
+      write_forms(out, want, block * kRowBlock + r, tile * kTile, std::min(count * kTile, g.outs - tile * kTile), values);
     }
-    const int count = std::min(kGroup, g.outs - pair * kGroup);
-    for (int r = 0; r < rows; ++r) write_forms(out, want, block * kRowBlock + r, pair * kGroup, count, values[r]);
   }
 }
 

@@ -57,15 +57,16 @@ inline void expert_gated(const MoeOp& op, int expert, int first, int last) {
 }
 
 inline void expert_down(const MoeOp& op, int expert, int first, int last) {
-  const Segment& s = op.down[expert]->segments[0];
-  F acc[kRowBlock];
+  F acc[kTilesAtOnce * kRowBlock];
   for (int row = 0; row < op.expert_rows[expert]; row += kRowBlock) {
-    const int at = op.expert_start[expert] + row, count = std::min(kRowBlock, op.expert_rows[expert] - row);
-    for (int t = first; t < last; ++t) {
-      block_product(s, t, op.hidden, at / kRowBlock, count, acc);
-      for (int r = 0; r < count; ++r)
-        store_n(plain_row(op.partial, at + r) + t * kTile, acc[r], std::min(kTile, s.outs - t * kTile));
-    }
+    const int at = op.expert_start[expert] + row, in_block = std::min(kRowBlock, op.expert_rows[expert] - row);
+    for_tiles(*op.down[expert], first, last, [&](const Segment& s, int tile, int count) {
+      block_products(s, tile, count, op.hidden, at / kRowBlock, in_block, acc);
+      for (int t = 0; t < count; ++t)
+        for (int r = 0; r < in_block; ++r)
+          store_n(plain_row(op.partial, at + r) + (tile + t) * kTile, acc[t * kRowBlock + r],
+                  std::min(kTile, s.outs - (tile + t) * kTile));
+    });
   }
 }
 

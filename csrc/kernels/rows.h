@@ -19,6 +19,15 @@ inline void with_count(int count, Run run) {
   }
 }
 
+// The same for two flags.
+template <class Run>
+inline void with_flags(bool a, bool b, Run run) {
+  using Yes = std::true_type;
+  using No = std::false_type;
+  if (a) b ? run(Yes{}, Yes{}) : run(Yes{}, No{});
+  else b ? run(No{}, Yes{}) : run(No{}, No{});
+}
+
 inline float* plain_row(const Rows& rows, int row) { return rows.plain + static_cast<size_t>(row) * rows.padded; }
 
 // int8 with one scale per 32 values: q = round(v * 127 / max|v|).
