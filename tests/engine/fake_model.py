@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from paceline.backends.base import Batch, CacheSpec, StepOutput
+from paceline.backends.base import MAX_TREE_ROWS, Batch, CacheSpec, StepOutput
 from paceline.engine.config import EngineConfig, Machine
 from paceline.engine.engine import Engine
 from paceline.engine.messages import Request, SequenceDelta
@@ -176,6 +176,8 @@ class FakeProgram:
                 assert (batch.slots[group, rows] == blocks * size + places % size).all()
             if batch.parents is None:
                 assert (batch.positions[rows] == places).all()
+            elif batch.parents[rows].tolist() != list(range(-1, len(rows) - 1)):
+                assert len(rows) <= MAX_TREE_ROWS, "a tree with too many rows"
 
 
 class Reference:

@@ -20,6 +20,9 @@ IntArray = npt.NDArray[np.int32]
 Activation = Literal["silu", "gelu_tanh", "gelu"]
 CacheDtype = Literal["f32", "f16", "bf16"]
 
+#: Most rows of a sequence in a step in which it has a token tree (its ancestor mask is one machine word a row).
+MAX_TREE_ROWS = 64
+
 #: Opaque handles. ``Matrix``: a weight the backend has laid out for its kernels. ``Vector``: a float32 vector (norm
 #: weight, bias). ``Rows``: float32 activations ``[rows of this step, width]`` inside a program.
 Matrix = Any
@@ -34,7 +37,8 @@ class Batch:
 
     A *row* is one token to compute. Row ``r`` of sequence ``s`` writes its keys and values to ``slots[g, r]`` and
     attends to every key of its sequence in slot order up to and including its own, except in a token tree: there
-    ``parents`` restricts it to the context and its ancestors.
+    ``parents`` restricts it to the context and its ancestors. A sequence with a tree has ``MAX_TREE_ROWS`` rows at
+    most.
     """
 
     token_ids: IntArray  # [T]

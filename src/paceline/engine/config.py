@@ -13,7 +13,7 @@ MAX_ROWS = 512
 MAX_RUNNING = 32
 MAX_QUEUE = 256
 MEMORY_SHARE = 0.25  # of the free memory, for the KV cache
-TOKENS_PER_SEQUENCE = 1024  # typical length for which the cache is sized
+TOKENS_PER_SEQUENCE = 512  # typical length for which the cache is sized
 
 
 @dataclass(frozen=True, slots=True)
