@@ -23,6 +23,7 @@ from paceline.engine.options import EngineOptions
 from paceline.engine.output import RequestOutput, RequestText, SequenceOutput
 from paceline.errors import InvalidRequestError, PacelineError
 from paceline.models.tokenizer import load_tokenizer
+from paceline.sampling.bad_words import bad_words_ids
 from paceline.sampling.params import SamplingParams
 
 Prompt = str | Sequence[int]
@@ -166,8 +167,6 @@ class LLM:
         if params.seed is None:
             changes["seed"] = secrets.randbits(63)
         if params.bad_words and not params.bad_words_ids:
-            from paceline.server.conversion import bad_words_ids
-
             changes["bad_words_ids"] = bad_words_ids(params.bad_words, self.tokenizer)
         return msgspec.structs.replace(params, **changes) if changes else params
 

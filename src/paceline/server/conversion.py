@@ -17,6 +17,7 @@ import msgspec
 from paceline.engine.messages import EngineReady, Request
 from paceline.errors import InvalidRequestError
 from paceline.models.tokenizer import Tokenizer
+from paceline.sampling.bad_words import bad_words_ids
 from paceline.sampling.params import SamplingParams
 from paceline.server.problems import ApiError
 from paceline.server.schemas import ChatCompletionRequest, CompletionRequest, SamplingBody, TemplateBody
@@ -76,17 +77,6 @@ def _complete(params: SamplingParams, tokenizer: Tokenizer, vocab_size: int) -> 
     if not params.bad_words:
         return params
     return msgspec.structs.replace(params, bad_words_ids=bad_words_ids(params.bad_words, tokenizer))
-
-
-def bad_words_ids(words: Sequence[str], tokenizer: Tokenizer) -> tuple[tuple[int, ...], ...]:
-    """Token sequences that spell each word, at the beginning of a text and inside one (after a space)."""
-    found: dict[tuple[int, ...], None] = {}
-    for word in words:
-        for text in (word, " " + word.lstrip()):
-            ids = tuple(tokenizer.encode(text, add_special_tokens=False))
-            if ids:
-                found[ids] = None
-    return tuple(found)
 
 
 def chat_prompt(body: TemplateBody, tokenizer: Tokenizer) -> str:
