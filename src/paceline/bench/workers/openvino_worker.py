@@ -12,7 +12,7 @@ import threading
 from typing import Any
 
 CACHE_GB = 1
-TOKENS_PER_STEP = 512  # the best of 256, 512 and 2048 for prompts of 350 tokens
+TOKENS_PER_STEP = 512  # as fast as 2048 and faster than 128 and 256, for prompts of 350 tokens
 
 
 def emit(event: dict[str, Any]) -> None:
