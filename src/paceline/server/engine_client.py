@@ -227,7 +227,9 @@ class EngineClient:
             elif opened is self._probed:
                 self._probe()
         if report.stats is not None:
-            self.stats = report.stats = add_counters(report.stats, self._counted)
+            if self.num_restarts:
+                report.stats = add_counters(report.stats, self._counted)
+            self.stats = report.stats
         if self.on_report is not None:
             self.on_report(report)
 

@@ -22,6 +22,7 @@ from paceline.errors import EngineDeadError, ModelLoadError
 
 logger = logging.getLogger(__name__)
 
+_EVENTS, _POLLIN = int(zmq.EVENTS), int(zmq.POLLIN)
 _BURST = 64  # reports handled before other tasks get their turn
 _TERMINATE_S = 5.0  # from SIGTERM to SIGKILL
 
@@ -141,6 +142,8 @@ class EngineLink:
             except zmq.Again:
                 return
             self._handle(frame)
+            if self._socket is None or not int(self._socket.get(_EVENTS)) & _POLLIN:  # cheaper than a recv that fails
+                return
         self._look_again = True
         self._loop.call_soon(self._on_readable)
 
