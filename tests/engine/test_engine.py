@@ -276,6 +276,12 @@ def test_resuming_a_sequence_that_was_already_complete_only_ends_it() -> None:
     assert (full.token_ids, full.finish_reason) == ([], "length")
 
 
+def test_resuming_a_sequence_that_is_beyond_a_smaller_context_only_ends_it() -> None:
+    engine, _ = make_engine(context=64)
+    outcome = first(serve(engine, make_request("r", prompt_of(60), outputs=[prompt_of(200, 1)])))
+    assert (outcome.token_ids, outcome.finish_reason) == ([], "length")
+
+
 def test_logprobs_come_with_every_token() -> None:
     engine, _ = make_engine()
     outcome = first(serve(engine, make_request("r", prompt_of(20), max_tokens=5, logprobs=2, **NEVER)))

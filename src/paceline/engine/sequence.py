@@ -76,7 +76,7 @@ class Sequence:
         self.seed: int = params.seed
         self.prompt_length = len(request.prompt_ids)
         self.length = self.prompt_length + len(outputs)
-        self._buffer: IntArray = np.empty(max(64, self.length + min(limit - self.length, 64)), dtype=np.int32)
+        self._buffer: IntArray = np.empty(self.length + 64, dtype=np.int32)
         self._buffer[: self.prompt_length] = request.prompt_ids
         self._buffer[self.prompt_length : self.length] = outputs
         #: The sequence ends when it has this many tokens.
