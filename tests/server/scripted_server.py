@@ -53,6 +53,7 @@ class Script:
     chunk: int = 1
     pause_s: float = 0.0
     forever: bool = False
+    burst: bool = False  # everything at once, as when the server was busy for a while
     fail: Callable[[], Exception] | None = None
     fail_after: int = 0  # deltas
     delta_error: str | None = None
@@ -136,7 +137,8 @@ class FakeEngine:
                 yield delta
             if finish is not None and not script.forever:
                 return
-            await asyncio.sleep(script.pause_s)
+            if not script.burst:
+                await asyncio.sleep(script.pause_s)
 
     def _decorate(self, delta: SequenceDelta, request: Request, first: bool) -> None:
         params = request.params

@@ -134,6 +134,15 @@ def test_a_stop_string_ends_each_of_several_sequences(live):
     assert [c["text"] for c in answer["choices"]] == ["Hello", "Hello"]
 
 
+def test_tokens_that_wait_are_sent_as_one_chunk_a_sequence(live):
+    live.engine.script.burst = True
+    body = {"messages": MESSAGES, "n": 2, "logprobs": True, "stream_options": {"include_usage": True}}
+    *chunks, last = stream(live, "/v1/chat/completions", **body)
+    assert [c["choices"][0]["delta"]["content"] for c in chunks] == ["Hello, world"] * 2
+    assert all(len(c["choices"][0]["logprobs"]["content"]) == 13 for c in chunks)
+    assert last["usage"]["completion_tokens"] == 26
+
+
 def test_several_prompts_make_choices_in_their_order(live, client):
     answer = client.completions.create(model="tiny", prompt=["a", "b"], n=2, echo=True, max_tokens=5)
     assert [(c.index, c.text) for c in answer.choices] == [

@@ -220,7 +220,8 @@ def test_a_client_that_leaves_frees_its_sequence_in_the_engine(served):
 
     body = {"prompt": "abc", "max_tokens": 400, "ignore_eos": True, "stream": True}
     with httpx.stream("POST", served.url + "/v1/completions", json=body, timeout=30) as response:
-        next(response.iter_lines())
+        lines = response.iter_lines()
+        next(lines)
     wait_until(lambda: running() == 0, 2.0)
 
 

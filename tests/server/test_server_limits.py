@@ -94,7 +94,8 @@ def test_browsers_of_other_origins_are_let_in_only_when_configured(serve):
 def test_a_client_that_leaves_a_stream_frees_its_sequences_at_once(serve, body):
     server = serve(Script(**SLOW))
     with server.http.stream("POST", server.url + CHAT, json={**BODY, **body, "stream": True}) as response:
-        next(response.iter_lines())
+        lines = response.iter_lines()
+        next(lines)
         assert server.engine.running == 1
     wait_until(lambda: server.engine.running == 0, 1.0)
     assert server.engine.aborted
@@ -123,12 +124,13 @@ def test_no_error_is_logged_for_a_client_that_leaves(serve, caplog):
     with pytest.raises(httpx.ReadTimeout):
         server.post(CHAT, BODY, timeout=0.2)
     with server.http.stream("POST", server.url + CHAT, json={**BODY, "stream": True}) as response:
-        next(response.iter_lines())
+        lines = response.iter_lines()
+        next(lines)
     wait_until(lambda: server.engine.running == 0, 1.0)
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
-def test_a_reader_that_is_slow_gets_everything_in_fewer_writes(serve):
+def test_a_slow_reader_gets_everything(serve):
     server = serve(Script(text="abc" * 600))
     with server.http.stream("POST", server.url + CHAT, json={**BODY, "stream": True}) as response:
         time.sleep(0.3)
