@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
+from paceline.bench.client import Timeline, record
 from paceline.bench.sse import HttpError, ResponseParser
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n"
@@ -61,3 +64,31 @@ def test_cut_response_is_an_error() -> None:
 def test_junk_is_refused(junk: bytes) -> None:
     with pytest.raises(HttpError):
         ResponseParser().feed(junk)
+
+
+def event(text: str) -> bytes:
+    return json.dumps({"choices": [{"text": text}]}).encode()
+
+
+def test_time_to_first_token_is_that_of_the_first_text() -> None:
+    timeline = Timeline(sent=1.0)
+    for now, text in ((2.0, ""), (3.0, "a"), (4.0, ""), (5.0, "b")):
+        record(timeline, event(text), now)
+    assert timeline.arrivals == [3.0, 4.0, 5.0]
+    assert timeline.ttft == 2.0
+
+
+def test_answer_of_tokens_without_text_still_has_times() -> None:
+    timeline = Timeline(sent=1.0)
+    record(timeline, event(""), 2.0)
+    record(timeline, event(""), 3.0)
+    assert timeline.arrivals == [2.0, 3.0]
+
+
+def test_usage_counts_tokens_and_errors_are_raised() -> None:
+    timeline = Timeline(sent=1.0)
+    record(timeline, b'{"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 9}}', 2.0)
+    record(timeline, b"[DONE]", 2.0)
+    assert (timeline.prompt_tokens, timeline.tokens, timeline.arrivals) == (7, 9, [])
+    with pytest.raises(HttpError, match="engine died"):
+        record(timeline, b'{"error": {"message": "engine died"}}', 3.0)

@@ -3,30 +3,15 @@
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import tokenizers
 from typer.testing import CliRunner
 
 from paceline.bench import noise
 from paceline.bench.step import open_bench
 from paceline.bench.step_report import lines, step_table
 from paceline.cli.bench import app
-
-
-@pytest.fixture(scope="module")
-def tiny_model(tiny_checkpoint: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny Llama with a tokenizer of letters."""
-    folder = tmp_path_factory.mktemp("model") / "tiny"
-    shutil.copytree(tiny_checkpoint("llama"), folder)
-    vocabulary = {letter: i for i, letter in enumerate("abcdefghijklmnopqrstuvwxyz ?")}
-    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="?"))
-    backend.pre_tokenizer = tokenizers.pre_tokenizers.Split(tokenizers.Regex("."), "isolated")
-    backend.save(str(folder / "tokenizer.json"))
-    return folder
 
 
 @pytest.fixture(autouse=True)

@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from paceline.bench.sse import HttpError, ResponseParser
-
-READ_SIZE = 1 << 16
 
 
 @dataclass(slots=True)
@@ -19,7 +17,7 @@ class Timeline:
     """When the tokens of one request arrived; all times from ``time.perf_counter()``, in seconds."""
 
     sent: float
-    arrivals: list[float] = field(default_factory=list)  # of chunks, from the first one with text
+    arrivals: list[float] = field(default_factory=list)  # of chunks, from the first one with text (if any has)
     tokens: int = 0  # generated tokens, as the engine counts them
     prompt_tokens: int = 0
     text: str = ""
@@ -64,36 +62,57 @@ async def stream_completion(host: str, port: int, path: str, body: Mapping[str, 
     Raises ``HttpError`` with the server's message on any status but 200, on an error event and on an empty stream.
     """
     request = post(host, path, body)
-    reader, writer = await asyncio.open_connection(host, port)
+    loop = asyncio.get_running_loop()
+    transport, stream = await loop.create_connection(_Stream, host, port)
     try:
-        timeline = Timeline(sent=time.perf_counter())
-        writer.write(request)
-        parser = ResponseParser()
-        while not parser.finished:
-            data = await reader.read(READ_SIZE)
-            now = time.perf_counter()
-            payloads = parser.feed(data) if data else parser.close()
-            if parser.status not in (None, 200):
-                raise HttpError(f"status {parser.status}: {await _rest(reader, payloads)}")
-            for payload in payloads:
-                _record(timeline, payload, now)
+        stream.timeline.sent = time.perf_counter()
+        transport.write(request)
+        timeline = await stream.ended
     finally:
-        writer.close()
+        transport.abort()
     if not timeline.arrivals:
         raise HttpError("the stream ended without a token")
     timeline.tokens = timeline.tokens or int(body.get("max_tokens") or 0)
     return timeline
 
 
-async def _rest(reader: asyncio.StreamReader, payloads: list[bytes]) -> str:
-    try:
-        tail = b"" if payloads else await asyncio.wait_for(reader.read(2000), 1.0)
-    except TimeoutError:
-        tail = b""
-    return (b"".join(payloads) + tail).decode(errors="replace")[:500]
+class _Stream(asyncio.Protocol):
+    """Notes events as they arrive. A protocol, not a stream reader: that would wake a task for each token."""
+
+    def __init__(self) -> None:
+        self.timeline = Timeline(sent=0.0)
+        self.ended: asyncio.Future[Timeline] = asyncio.get_running_loop().create_future()
+        self._parser = ResponseParser()
+
+    def data_received(self, data: bytes) -> None:
+        now = time.perf_counter()
+        self._take(lambda: self._parser.feed(data), now)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if not self.ended.done():
+            self._take(self._parser.close, time.perf_counter())
+
+    def _take(self, parse: Callable[[], list[bytes]], now: float) -> None:
+        if self.ended.done():
+            return
+        try:
+            for payload in parse():
+                if self._parser.status != 200:
+                    raise HttpError(f"status {self._parser.status}: {payload.decode(errors='replace')[:500]}")
+                record(self.timeline, payload, now)
+            if self._parser.finished:
+                self._finish()
+        except (HttpError, ValueError) as error:
+            self.ended.set_exception(error)
+
+    def _finish(self) -> None:
+        if self._parser.status != 200:
+            raise HttpError(f"status {self._parser.status}")
+        self.ended.set_result(self.timeline)
 
 
-def _record(timeline: Timeline, payload: bytes, now: float) -> None:
+def record(timeline: Timeline, payload: bytes, now: float) -> None:
+    """Notes one event of a stream. Raises ``HttpError`` for an error event."""
     if payload == b"[DONE]":
         return
     event = json.loads(payload)
@@ -101,9 +120,10 @@ def _record(timeline: Timeline, payload: bytes, now: float) -> None:
         raise HttpError(str(event["error"])[:500])
     for choice in event.get("choices", ()):
         text = choice.get("text") or (choice.get("delta") or {}).get("content") or ""
-        if text or timeline.arrivals:  # later chunks may carry tokens without text: special ones, half characters
-            timeline.text += text
-            timeline.arrivals.append(now)
+        if text and not timeline.text:
+            timeline.arrivals.clear()  # what came before the first text may have been no token at all
+        timeline.text += text  # later chunks without text are tokens: special ones, halves of a character
+        timeline.arrivals.append(now)
     usage = event.get("usage")
     if usage:
         timeline.tokens = int(usage.get("completion_tokens", 0))

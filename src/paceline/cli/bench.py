@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    import asyncio
+
     from paceline.bench.compare import Comparison
 
 app = typer.Typer(
@@ -116,7 +118,8 @@ def compare(
     comparison = _comparison(model, threads, scenario, places, data)
     comparison.rounds, comparison.starts = rounds, starts
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # with its clean-up: no engine stays behind
-    asyncio.run(comparison.run())
+    with asyncio.Runner(loop_factory=_event_loop) as runner:
+        runner.run(comparison.run())
     _report(comparison, json_file)
     if any(target.kind == "own" and target.name in comparison.failures for target in comparison.targets):
         raise typer.Exit(1)
@@ -204,6 +207,18 @@ def _report(comparison: Comparison, json_file: Path | None) -> None:
             "targets": verdicts_json(verdicts),
         }
         _write_json(json_file, report)
+
+
+def _event_loop() -> asyncio.AbstractEventLoop:
+    """uvloop's where it is installed: the client shares the cores with what it measures."""
+    import asyncio
+
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop
 
 
 def _write_json(path: Path, report: dict[str, Any]) -> None:
