@@ -11,9 +11,11 @@ import time
 from pathlib import Path
 
 import fake_engine
+import msgspec
 import psutil
 import pytest
 
+from paceline.engine.messages import SequenceDelta, StepReport
 from paceline.errors import EngineDeadError, ModelLoadError
 from paceline.server.recovery import Recovery
 
@@ -225,6 +227,47 @@ def test_engine_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
     while engine.is_running() and engine.status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not engine.is_running() or engine.status() == psutil.STATUS_ZOMBIE
+
+
+def test_an_idle_engine_takes_no_processor_time(engine_client, make_request, collect, run) -> None:
+    async def scenario() -> None:
+        async with engine_client() as client:
+            await collect(client, make_request(max_tokens=3))
+            engine = psutil.Process(client.pid)
+            await asyncio.sleep(0.05)
+            before = engine.num_ctx_switches()
+            await asyncio.sleep(0.5)
+            after = engine.num_ctx_switches()
+            assert after.voluntary - before.voluntary < 10
+
+    run(scenario())
+
+
+def test_ctrl_c_is_the_parents_business(engine_client, make_request, collect, run) -> None:
+    async def scenario() -> None:
+        async with engine_client() as client:
+            os.kill(client.pid, signal.SIGINT)
+            request = make_request()
+            assert (await collect(client, request)).tokens() == fake_engine.expected(request)
+            assert client.num_restarts == 0
+
+    run(scenario())
+
+
+def test_a_report_about_a_sequence_that_does_not_exist_restarts_the_engine(
+    engine_client, make_request, collect, until, run
+) -> None:
+    async def scenario() -> None:
+        async with engine_client() as client:
+            request = make_request(max_tokens=100)
+            consumer = asyncio.create_task(collect(client, request))
+            await until(lambda: client.stats.generation_tokens > 3)
+            wrong = SequenceDelta(request_id=request.request_id, index=7, token_ids=[1])
+            client._link._handle(msgspec.msgpack.encode(StepReport(deltas=[wrong])))
+            assert (await consumer).tokens() == fake_engine.expected(request)
+            assert client.num_restarts == 1
+
+    run(scenario())
 
 
 def test_closing_ends_the_engine_and_removes_its_folder(engine_client, run) -> None:

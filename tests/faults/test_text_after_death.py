@@ -9,13 +9,13 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from tiny_tokenizer import save_tiny_tokenizer
 
 from paceline.engine.detokenizer import TokenBytes
 from paceline.engine.messages import Request
 from paceline.engine.options import ENGINE_FACTORY
 from paceline.engine.output import RequestOutput, RequestText
 from paceline.models.tokenizer import load_tokenizer
+from tiny_tokenizer import save_tiny_tokenizer
 
 
 @pytest.fixture

@@ -245,21 +245,29 @@ class EngineClient:
     async def _supervise(self) -> None:
         """Restarts the engine whenever it ends, until there is no point."""
         assert self._link is not None
-        reason = describe_exit(await self._link.wait())
-        while True:
-            verdict = self._bury(reason)
-            if verdict.give_up:
-                self._give_up(reason)
-                return
-            await asyncio.sleep(verdict.pause_s)
-            self.num_restarts += 1
-            try:
-                await self._start_engine()
-            except (EngineDeadError, ModelLoadError) as error:
-                reason = str(error)
-            else:
-                logger.info("the engine runs again; %d requests go on", len(self._open))
-                reason = describe_exit(await self._link.wait())
+        try:
+            reason = describe_exit(await self._link.wait())
+            while True:
+                verdict = self._bury(reason)
+                if verdict.give_up:
+                    break
+                await asyncio.sleep(verdict.pause_s)
+                self.num_restarts += 1
+                reason = await self._live_once()
+        except Exception as error:
+            logger.exception("the engine cannot be supervised any more")
+            reason = repr(error)
+        self._give_up(f"the engine died {LIMIT} times within {WINDOW_S:.0f} s without progress, last with: {reason}")
+
+    async def _live_once(self) -> str:
+        """Starts an engine and waits for its end; why it ended."""
+        try:
+            await self._start_engine()
+        except (EngineDeadError, ModelLoadError, OSError) as error:
+            return str(error)
+        assert self._link is not None
+        logger.info("the engine runs again; %d requests go on", len(self._open))
+        return describe_exit(await self._link.wait())
 
     def _bury(self, reason: str) -> Verdict:
         """Takes over from a dead engine what must live on."""
@@ -277,10 +285,10 @@ class EngineClient:
         self._held = deque(sorted(self._open.values(), key=lambda opened: opened.deaths))
         return verdict
 
-    def _give_up(self, reason: str) -> None:
-        self.dead = f"the engine died {LIMIT} times within {WINDOW_S:.0f} s without progress, last with {reason}"
-        logger.critical(self.dead)
-        self._fail_all(EngineDeadError(self.dead))
+    def _give_up(self, why: str) -> None:
+        self.dead = why
+        logger.critical(why)
+        self._fail_all(EngineDeadError(why))
 
 
 def add_counters(stats: EngineStats, earlier: EngineStats) -> EngineStats:

@@ -150,12 +150,12 @@ class EngineLink:
     def _handle(self, frame: bytes) -> None:
         try:
             message = self._decoder.decode(frame)
-        except msgspec.DecodeError:
-            logger.exception("the engine sent %d bytes that are no message; it is stopped", len(frame))
+            if isinstance(message, StepReport):
+                self._on_report(message)
+                return
+        except Exception:  # no message, or one that makes no sense here
+            logger.exception("the engine sent %d bytes that cannot be used; it is stopped", len(frame))
             self.kill()
-            return
-        if isinstance(message, StepReport):
-            self._on_report(message)
             return
         assert self._ready is not None
         if self._ready.done():
