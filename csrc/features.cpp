@@ -64,6 +64,7 @@ StreamBuffer::StreamBuffer(size_t bytes) : bytes_(bytes / (64 << 10) * (64 << 10
 uint64_t StreamBuffer::read(Team& team) {
   ReadStages stages(data_, bytes_);
   team.run(stages);
+  team.settle();  // the stages are about to go
   return stages.sum();
 }
 

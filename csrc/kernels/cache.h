@@ -1,6 +1,8 @@
 // Reading and writing the paged cache: one block holds 16 keys as [dim][16] and 16 values as [16][dim rounded up to 16].
 #pragma once
 
+#include <algorithm>
+
 #include "math.h"
 #include "rows.h"
 
@@ -14,7 +16,10 @@ struct CacheF32 {
 struct CacheF16 {
   using Item = uint16_t;
   static F get(const Item* p) { return load_f16(p); }
-  static void put(Item* p, float v) { *p = static_cast<uint16_t>(_cvtss_sh(v, 0)); }
+  // The largest float16 in place of infinity: one outlier must not turn scores of other keys into NaN.
+  static void put(Item* p, float v) {
+    *p = static_cast<uint16_t>(_cvtss_sh(std::min(std::max(v, -65504.0f), 65504.0f), 0));
+  }
 };
 struct CacheBf16 {
   using Item = uint16_t;

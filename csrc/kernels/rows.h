@@ -30,20 +30,21 @@ inline void with_flags(bool a, bool b, Run run) {
 
 inline float* plain_row(const Rows& rows, int row) { return rows.plain + static_cast<size_t>(row) * rows.padded; }
 
-// int8 with one scale per 32 values: q = round(v * 127 / max|v|).
+// int8 with one scale per 32 values: q = round(v * 127 / max|v|). All zero where 127 / max|v| would overflow; a NaN or
+// infinity has no code, so it makes the scale NaN.
 inline void quantize_group(const float* v, QuantGroup& to, int slot) {
   const F a = load(v), b = load(v + 16);
   const float top = hmax(max(abs(a), abs(b)));
-  const F inverse = set1(top > 0.0f ? 127.0f / top : 0.0f);
+  const F inverse = set1(top > 1e-36f ? 127.0f / top : 0.0f);
   const F qa = round(mul(a, inverse)), qb = round(mul(b, inverse));
   store_i8(to.q[slot], qa);
   store_i8(to.q[slot] + 16, qb);
   const float first = hsum(qa), both = first + hsum(qb);  // whole numbers: exact in any order
-  const float scale = top / 127.0f;
+  const float zero_or_nan = both - both, scale = top / 127.0f + zero_or_nan;
   to.scale[slot] = scale;
   to.sum[slot] = scale * both;
-  to.n8[slot] = -8 * static_cast<int32_t>(both);
-  to.n8_first[slot] = -8 * static_cast<int32_t>(first);
+  to.n8[slot] = zero_or_nan == 0.0f ? -8 * static_cast<int32_t>(both) : 0;
+  to.n8_first[slot] = zero_or_nan == 0.0f ? -8 * static_cast<int32_t>(first) : 0;
 }
 
 // Writes columns [first, first + count) of a row in the wanted forms; both are multiples of 32 except at the end of the
@@ -90,7 +91,7 @@ inline float rms_scale(const float* v, int width, float eps) {
   return 1.0f / std::sqrt(total / static_cast<float>(width) + eps);
 }
 
-// to = v * scale * weight; writes zeros from width to the next multiple of 32.
+// to = v * scale * weight; writes zeros from width to the end of the padded row.
 inline void scale_row(const float* v, float scale, const float* weight, int width, float* to) {
   const F s = set1(scale);
   int i = 0;
@@ -99,7 +100,7 @@ inline void scale_row(const float* v, float scale, const float* weight, int widt
     store(to + i, mul(mul(load_n(v + i, width - i), s), load_n(weight + i, width - i)));
     i += 16;
   }
-  for (; i < round_up(width, kGroup); i += 16) store(to + i, zero());
+  for (; i < round_up(width, kSpan); i += 16) store(to + i, zero());
 }
 
 }  // namespace PACELINE_ISA

@@ -257,8 +257,8 @@ class Lowering:
         target = norm if fused and norm is not None else node
         weight, eps = (target.fields["weight"], target.fields["eps"]) if fused else (None, 0.0)
         self.skip.add(target)
+        out = self._place(target.output)  # not in place: rows change places
         source = self._read(node.inputs[0])
-        out = self._place(target.output)
         self._rowwise(source, norm=weight, eps=eps, out=out, want=self.wants[target.output], select=True)
 
     def _logits(self, node: Node, after: list[Node]) -> None:
