@@ -75,6 +75,7 @@ def fake_spec(windows: Sequence[int] = (0,), context: int = 256) -> ModelSpec:
 class FakeModel:
     spec: ModelSpec = field(default_factory=fake_spec)
     config: dict = field(default_factory=lambda: {"eos_token_id": EOS})
+    weights_bytes: int = 0
 
     def build(self, ops: object) -> None:
         raise AssertionError("the fake backend does not record anything")

@@ -41,6 +41,17 @@ def test_a_freed_named_block_stays_findable_until_it_is_evicted() -> None:
     pool.check_integrity([1, 1])
 
 
+def test_remembered_blocks_are_evicted_before_more_memory_than_the_warm_share_is_touched() -> None:
+    pool = BlockPool(4, warm_blocks=2)
+    blocks = [pool.allocate(), pool.allocate()]
+    for block, name in zip(blocks, (b"a", b"b"), strict=True):
+        pool.publish(block, name)
+        pool.release(block)
+    assert [pool.allocate(), pool.allocate()] == blocks
+    assert sorted([pool.allocate(), pool.allocate()]) == [2, 3]  # what runs may have all of it
+    pool.check_integrity([1] * 4)
+
+
 def test_the_least_recently_freed_name_is_evicted_first() -> None:
     pool = BlockPool(3)
     blocks = [pool.allocate() for _ in range(3)]

@@ -63,7 +63,15 @@ def test_wishes_are_kept_and_named_as_such() -> None:
 
 
 def test_every_automatic_choice_has_a_reason() -> None:
-    assert set(reasons()) == {"threads", "max_rows", "max_running", "max_queue", "context_length", "kv_cache"}
+    assert set(reasons()) == {
+        "threads",
+        "max_rows",
+        "max_running",
+        "max_queue",
+        "context_length",
+        "kv_cache",
+        "prefix_cache",
+    }
     assert all(len(reason.split(": ")[1]) > 10 for reason in reasons().values())
 
 
@@ -135,3 +143,14 @@ def test_a_quota_of_processor_time_counts(tmp_path: Path, text: str, quota: floa
     assert machine.usable_cores(tmp_path) >= 1
     if quota is not None:
         assert machine.usable_cores(tmp_path) <= round(quota + 0.5)
+
+
+def test_prefixes_of_a_small_model_are_remembered_in_a_bounded_part_of_the_cache() -> None:
+    spec = CacheSpec(num_kv_heads=3, head_dim=64, layer_group=(0,) * 30, group_windows=(0,))
+    machine = Machine(free_bytes=16 * 2**30, cores=2)
+    small = resolve(EngineConfig(), spec, 8192, machine, weights_bytes=96 * 2**20)[0]
+    large = resolve(EngineConfig(), spec, 8192, machine, weights_bytes=4 * 2**30)[0]
+    assert small.warm_blocks[0] * spec.block_bytes(0) <= 192 * 2**20 < small.num_blocks[0] * spec.block_bytes(0)
+    assert large.warm_blocks == large.num_blocks
+    wished = resolve(EngineConfig(kv_cache_bytes=2**30), spec, 8192, machine, weights_bytes=96 * 2**20)[0]
+    assert wished.warm_blocks == wished.num_blocks

@@ -10,14 +10,19 @@ class BlockPool:
 
     A block is *held* (reference count above zero) or *free*. A free block that has a name keeps its content and can be
     found again until it is evicted; the least recently freed goes first. Blocks are handed out in the order: free
-    without a name (nothing is lost, memory already touched), never used, evicted.
+    without a name (nothing is lost, memory already touched), never used, evicted. Once ``warm_blocks`` blocks were
+    used, eviction comes before touching more memory: sequences that run may grow the cache, memories of prefixes not.
     """
 
-    __slots__ = ("_blocks_by_name", "_evictable", "_names", "_next_fresh", "_unnamed", "num_blocks", "ref_counts")
+    __slots__ = (
+        "_blocks_by_name", "_evictable", "_names", "_next_fresh", "_unnamed", "_warm_blocks", "num_blocks",
+        "ref_counts",
+    )  # fmt: skip
 
-    def __init__(self, num_blocks: int) -> None:
+    def __init__(self, num_blocks: int, warm_blocks: int | None = None) -> None:
         assert num_blocks > 0
         self.num_blocks = num_blocks
+        self._warm_blocks = num_blocks if warm_blocks is None else min(warm_blocks, num_blocks)
         self.ref_counts = [0] * num_blocks
         self._names: list[bytes | None] = [None] * num_blocks
         self._blocks_by_name: dict[bytes, int] = {}
@@ -37,7 +42,7 @@ class BlockPool:
         """A block with one reference and no name. There must be a free one."""
         if self._unnamed:
             block = self._unnamed.pop()
-        elif self._next_fresh < self.num_blocks:
+        elif self._next_fresh < (self.num_blocks if not self._evictable else self._warm_blocks):
             block = self._next_fresh
             self._next_fresh += 1
         else:

@@ -13,7 +13,9 @@ MAX_ROWS = 512
 MAX_RUNNING = 32
 MAX_QUEUE = 256
 MEMORY_SHARE = 0.25  # of the free memory, for the KV cache
-TOKENS_PER_SEQUENCE = 512  # typical length for which the cache is sized
+TOKENS_PER_SEQUENCE = 1024  # generous length for which the cache is sized
+WARM_BYTES = 192 * 2**20  # least memory for remembered prefixes
+WARM_SHARE = 2  # of the weights' size, for remembered prefixes
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,7 @@ class ResolvedConfig:
 
     context_length: int
     num_blocks: tuple[int, ...]  # per cache group
+    warm_blocks: tuple[int, ...]  # of them, those that remembered prefixes may fill
     max_rows: int
     max_running: int
     max_queue: int
@@ -53,9 +56,10 @@ class Machine:
 
 
 def resolve(
-    config: EngineConfig, spec: CacheSpec, model_context: int, machine: Machine
+    config: EngineConfig, spec: CacheSpec, model_context: int, machine: Machine, weights_bytes: int = 0
 ) -> tuple[ResolvedConfig, list[Choice]]:
-    """Chooses what the user left open. ``model_context``: the longest context that the model supports, in tokens.
+    """Chooses what the user left open. ``model_context``: the longest context that the model supports, in tokens;
+    ``weights_bytes``: the size of its weights.
 
     Raises ``InvalidRequestError`` naming a setting that cannot be met, its value and the limit.
     """
@@ -80,9 +84,17 @@ def resolve(
     size = sum(blocks * spec.block_bytes(group) for group, blocks in enumerate(num_blocks))
     tokens = max(num_blocks) * spec.block_size
     choices.append(Choice("kv_cache", f"{tokens} tokens, {size / 2**20:.0f} MiB {spec.dtype}", memory_reason))
+    # Nobody is served by a small model's process that grows to many times its size with prefixes that may never return.
+    # A wish for a size is a wish to use it.
+    warm = max(WARM_BYTES, WARM_SHARE * weights_bytes)
+    share = 1.0 if config.kv_cache_bytes or config.kv_blocks else min(1.0, warm / size)
+    if config.prefix_cache and share < 1.0:
+        reason = "most that prefixes of finished requests may keep; running requests may use all of the cache"
+        choices.append(Choice("prefix_cache", f"{warm / 2**20:.0f} MiB", reason))
     return ResolvedConfig(
         context_length=context,
         num_blocks=num_blocks,
+        warm_blocks=tuple(max(1, int(blocks * share)) for blocks in num_blocks),
         max_rows=max_rows,
         max_running=min(max_running, max_rows),
         max_queue=max_queue,

@@ -30,6 +30,9 @@ class Model(Protocol):
     def config(self) -> Mapping[str, Any]: ...
 
     @property
+    def weights_bytes(self) -> int: ...
+
+    @property
     def build(self) -> Callable[[Ops], None]: ...
 
 
@@ -54,7 +57,7 @@ class Engine:
         limits = limits or Machine(machine.free_memory(), machine.usable_cores())
         self.spec = model.spec
         cache_spec = model.spec.cache_spec(config.kv_cache_dtype)
-        self.config, self.choices = resolve(config, cache_spec, model.spec.context_length, limits)
+        self.config, self.choices = resolve(config, cache_spec, model.spec.context_length, limits, model.weights_bytes)
         self.context_length = self.config.context_length
         self.eos_ids = frozenset(_config_eos(model.config) if eos_ids is None else eos_ids)
         self.drafter = drafter
@@ -65,6 +68,7 @@ class Engine:
             max_sequences=self.config.max_running,
             max_tokens=self.context_length,
             prefix_cache=self.config.prefix_cache,
+            warm_blocks=self.config.warm_blocks,
         )
         self.scheduler = Scheduler(self.cache, self.config.max_rows, self.config.max_running)
         vocab_size = model.spec.vocab_size

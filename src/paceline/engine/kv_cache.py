@@ -80,12 +80,13 @@ class KVCache:
         max_sequences: int,
         max_tokens: int,
         prefix_cache: bool = True,
+        warm_blocks: Sequence[int] | None = None,  # per group, see BlockPool
     ) -> None:
         self.spec = spec
         self.block_size = spec.block_size
         self.max_tokens = max_tokens
         self.prefix_cache = prefix_cache
-        self.pools = [BlockPool(count) for count in num_blocks]
+        self.pools = [BlockPool(*counts) for counts in zip(num_blocks, warm_blocks or num_blocks, strict=True)]
         self.tables: IntArray = np.full(
             (spec.num_groups, max_sequences, blocks_for(max_tokens, spec.block_size)), -1, dtype=np.int32
         )
