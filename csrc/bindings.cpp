@@ -189,7 +189,7 @@ NB_MODULE(_cpu, m) {
   m.attr("QUANT") = static_cast<int>(kQuant);
   m.attr("DENSE") = static_cast<int>(kDense);
   m.attr("BF16") = static_cast<int>(kBf16);
-  m.attr("MAX_TREE_ROWS") = 64;
+  m.attr("MAX_TREE_ROWS") = kMaxTreeRows;
   m.def("variants", [] {
     std::vector<std::pair<std::string, bool>> out;
     for (const Kernels* k : available_kernels()) out.emplace_back(k->name, k->bf16_activations);

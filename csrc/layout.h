@@ -12,6 +12,8 @@ constexpr int kGroup = 32;   // activations that share one int8 scale
 constexpr int kBlock = 16;   // tokens of one cache block: exactly one key tile
 constexpr int kSplit = 128;  // keys of one attention partial; partials are always merged in order (row invariance)
 
+constexpr int kMaxTreeRows = 64;  // of one sequence in a step in which it has a token tree
+
 constexpr int round_up(int value, int step) { return (value + step - 1) / step * step; }
 
 enum class Kind : uint8_t { F32, F16, BF16, Q4, Q8 };

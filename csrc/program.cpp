@@ -106,6 +106,9 @@ void Program::plan(Step& s) {
   for (int q = 0; q < s.seqs; ++q) {
     const int end = s.row_starts[q + 1];
     const bool tree = is_tree(s, q);
+    if (tree && end - s.row_starts[q] > kMaxTreeRows)
+      throw std::invalid_argument("a token tree has " + std::to_string(end - s.row_starts[q]) + " rows, at most " +
+                                  std::to_string(kMaxTreeRows) + " fit");
     for (int r = s.row_starts[q]; r < end; r += tree ? 1 : rows)
       s.tasks.push_back({q, r, tree ? 1 : std::min(rows, end - r), tree});
     longest = std::max(longest, s.context_lens[q] + end - s.row_starts[q]);

@@ -13,7 +13,7 @@ namespace PACELINE_ISA {
 
 constexpr int kPiece = 64;     // keys of one softmax update
 constexpr int kQueries = 32;   // query vectors (rows x heads of the kv head) of one task at most
-constexpr int kTreeKeys = 80;  // keys of the last tiles of a tree row: at most 15 of the context and 64 of the path
+constexpr int kTreeKeys = kMaxTreeRows + kBlock;  // keys of the last tiles of a tree row: of the context and of the path
 
 // Running softmax of one query: maximum, sum of exponentials, and dim rounded up to 16 weighted values behind it.
 struct Partial {
@@ -267,7 +267,7 @@ class Attention {
   int padded_, per_, queries_;
   int context_ = 0, in_seq_ = 0, depth_ = 0, last_ = 0, first_split_ = 0, last_split_ = 0;
   const int32_t* table_ = nullptr;
-  int path_[64 + 1] = {};
+  int path_[kMaxTreeRows] = {};
   Head<C> tiles_[kPiece / kBlock] = {};  // of the current piece
 };
 

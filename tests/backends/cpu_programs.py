@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from paceline.backends.base import Batch, CacheDtype, CacheSpec, Ops
+from paceline.backends.base import Batch, CacheSpec, Ops
 from paceline.quantization.packed import ZERO_POINT, Kind, PackedWeight
 
 _cpu = pytest.importorskip("paceline._cpu", reason="the native core was not built")
@@ -66,14 +66,14 @@ def ints(values: Any) -> np.ndarray:
     return np.ascontiguousarray(list(values), dtype=np.int32)
 
 
-def one_sequence(token_ids: Sequence[int], logit_rows: Sequence[int] | None = None, context: int = 0) -> Batch:
+def one_sequence(token_ids: Sequence[int], context: int = 0, logit_rows: Sequence[int] | None = None) -> Batch:
     """Rows of one sequence whose blocks lie in order: for programs that do not care about sequences."""
     rows = len(token_ids)
     places = ints(range(context, context + rows))
     blocks = (context + rows + 15) // 16
     return Batch(
         token_ids=ints(token_ids),
-        positions=places,
+        positions=places.copy(),
         row_starts=ints([0, rows]),
         context_lens=ints([context]),
         slots=places.reshape(1, -1),
@@ -83,7 +83,7 @@ def one_sequence(token_ids: Sequence[int], logit_rows: Sequence[int] | None = No
 
 
 class RowFunction:
-    """``function(ops, x)`` compiled once; calling it with row numbers of ``inputs`` gives its outputs for them.
+    """``function(ops, x, backend)`` compiled once; called with row numbers of ``inputs`` it gives its outputs for them.
 
     The embedding table holds the inputs and the head is the identity, both float32, so nothing is rounded but by the
     function itself.
@@ -98,8 +98,9 @@ class RowFunction:
         *,
         threads: int = 1,
         max_rows: int = 64,
+        cache: CacheSpec | None = None,
     ) -> None:
-        backend = open_backend(variant, threads, blocks=max_rows // 16 + 1)
+        backend = open_backend(variant, threads, cache, blocks=max_rows // 16 + 1)
         table, identity = backend.matrix([dense(inputs)]), backend.matrix([dense(torch.eye(width))])
 
         def build(ops: Ops) -> None:
@@ -108,9 +109,11 @@ class RowFunction:
         self.inputs = inputs
         self.program = backend.compile(build, max_rows)
 
-    def __call__(self, rows: Sequence[int] | None = None) -> torch.Tensor:
-        rows = range(len(self.inputs)) if rows is None else rows
-        return self.program.run(one_sequence(list(rows))).logits.clone()
+    def __call__(self, rows: Sequence[int] | None = None, context: int = 0, first_position: int = 0) -> torch.Tensor:
+        """The rows are those of one sequence behind ``context`` cached ones, its first token at ``first_position``."""
+        batch = one_sequence(list(range(len(self.inputs)) if rows is None else rows), context)
+        batch.positions += np.int32(first_position)
+        return self.program.run(batch).logits.clone()
 
 
 def product(
@@ -136,7 +139,7 @@ def int8_activations(x: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
     padded[:, :width] = x.numpy()
     groups = padded.reshape(rows, -1, 32)
     top = np.abs(groups).max(-1)
-    inverse = np.divide(np.float32(127), top, out=np.zeros_like(top), where=top > 0)
+    inverse = np.divide(np.float32(127), top, out=np.zeros_like(top), where=top > 1e-36)
     return np.rint(groups * inverse[..., None]).astype(np.int64), top / np.float32(127)
 
 
@@ -157,8 +160,4 @@ def expected_product(variant: str, weight: PackedWeight, x: torch.Tensor) -> tup
         size = weight.scale.double() * (2 * ZERO_POINT[weight.kind]) + weight.minimum.double().abs()
         terms = np.abs(read) @ size.numpy().repeat(weight.group_size, 1).T
     steps = weight.shape[1] if not weight.quantized else 2 * (-(-weight.shape[1] // 32) + 2)
-    return read @ values.T, terms * steps * 2.0**-24 + 1e-38
-
-
-def cache_of(dtype: CacheDtype, kv_heads: int, head_dim: int, windows: Sequence[int] = (0,)) -> CacheSpec:
-    return CacheSpec(kv_heads, head_dim, tuple(range(len(windows))), tuple(windows), dtype=dtype)
+    return read @ values.T, terms * steps * 2.0**-24 + 1e-36

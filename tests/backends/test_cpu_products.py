@@ -176,9 +176,15 @@ def test_gated_products(variant: str, activation: str, outs: int) -> None:
     assert (error <= 1e-6 * (1 + gates.abs()) * (1 + ups.abs())).all(), error.max()
 
 
+DOWN = {
+    "q4": quantized("q4", 64, 96),
+    "q8-groups-of-16": quantized("q8", 64, 96, group=16),
+    "bf16": dense(noise(64, 96), "bf16"),
+}
+
+
 @each_variant
-@pytest.mark.parametrize("down", [quantized("q4", 64, 96), quantized("q8", 64, 96, group=16), dense(noise(64, 96), "bf16")],
-                         ids=["q4", "q8-groups-of-16", "bf16"])  # fmt: skip
+@pytest.mark.parametrize("down", DOWN.values(), ids=list(DOWN))
 def test_hidden_activations_reach_the_next_product_as_they_would_from_outside(variant: str, down: PackedWeight) -> None:
     """The gated product writes its output in the form that the next product reads; the padding is none of it."""
     x, gate, up = noise(11, 64), quantized("q4", 96, 64), quantized("q4", 96, 64, seed=5)

@@ -117,4 +117,4 @@ def test_a_row_with_logits_is_the_same_row_without_company(variant: str, norms: 
     every = program.run(one_sequence(range(ROWS))).logits.clone()
     for count in (0, 1, 2, 8, 9, 13, ROWS - 1):
         wanted = sorted(order.sample(range(ROWS), count))
-        assert torch.equal(program.run(one_sequence(range(ROWS), wanted)).logits, every[wanted])
+        assert torch.equal(program.run(one_sequence(range(ROWS), logit_rows=wanted)).logits, every[wanted])

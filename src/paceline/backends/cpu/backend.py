@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
 from paceline import _cpu
@@ -78,8 +77,6 @@ class CpuProgram:
             rows = max(wanted, min(2 * len(self._logits), self.max_rows))
             self._logits = torch.empty((rows, self._logits.shape[1]))
             self._logits_array = self._logits.numpy()
-        if batch.parents is not None:
-            _check_trees(batch)
         self._native.run(
             batch.token_ids,
             batch.positions,
@@ -100,11 +97,3 @@ class CpuProgram:
     def times(self) -> dict[str, float]:
         """Seconds per kind of stage since the last call."""
         return dict(self._native.times())
-
-
-def _check_trees(batch: Batch) -> None:
-    assert batch.parents is not None
-    for start, stop in zip(batch.row_starts[:-1], batch.row_starts[1:], strict=True):
-        rows = stop - start
-        chain = np.array_equal(batch.parents[start:stop], np.arange(-1, rows - 1))
-        assert chain or rows <= _cpu.MAX_TREE_ROWS, f"a token tree has {rows} rows, at most {_cpu.MAX_TREE_ROWS} fit"
