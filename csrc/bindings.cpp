@@ -73,9 +73,16 @@ struct Vector {
 const float* data_of(const Vector* v) { return v ? v->data : nullptr; }
 
 const Kernels& kernels_named(const std::string& name) {
-  for (const Kernels* k : available_kernels())
-    if (name == k->name) return *k;
+  for (const auto& list : {available_kernels(), test_kernels()})
+    for (const Kernels* k : list)
+      if (name == k->name) return *k;
   throw std::invalid_argument("this CPU cannot run the kernels '" + name + "'");
+}
+
+std::vector<std::pair<std::string, bool>> names_of(const std::vector<const Kernels*>& list) {
+  std::vector<std::pair<std::string, bool>> out;
+  for (const Kernels* k : list) out.emplace_back(k->name, k->bf16_activations);
+  return out;
 }
 
 const int32_t* pointer(const std::optional<Ints>& a) { return a ? a->data() : nullptr; }
@@ -190,11 +197,10 @@ NB_MODULE(_cpu, m) {
   m.attr("DENSE") = static_cast<int>(kDense);
   m.attr("BF16") = static_cast<int>(kBf16);
   m.attr("MAX_TREE_ROWS") = kMaxTreeRows;
-  m.def("variants", [] {
-    std::vector<std::pair<std::string, bool>> out;
-    for (const Kernels* k : available_kernels()) out.emplace_back(k->name, k->bf16_activations);
-    return out;
-  }, "Kernel variants that this CPU can run, best first: (name, whether bf16 weights read bf16 activations).");
+  m.def("variants", [] { return names_of(available_kernels()); },
+        "Kernel variants that this CPU can run, best first: (name, whether bf16 weights read bf16 activations).");
+  m.def("test_variants", [] { return names_of(test_kernels()); },
+        "Variants that emulate what this CPU may not have, slowly: for tests.");
 
   nb::class_<Team>(m, "Team").def(nb::init<int>()).def_prop_ro("size", &Team::size).def("wake", &Team::wake);
   nb::class_<Vector>(m, "Vector").def_ro("size", &Vector::size);

@@ -1,5 +1,8 @@
 // Which kernel variants this CPU can run, and the plain read loop that memory speed is measured with.
+#include <cpuid.h>
 #include <immintrin.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
@@ -10,6 +13,23 @@
 
 namespace paceline {
 
+namespace {
+
+// Whether the CPU has integer AMX and the system lets this process use it; asking is what turns it on.
+bool can_use_amx() {
+  constexpr unsigned kTiles = 1u << 24, kInt8 = 1u << 25;     // CPUID leaf 7, EDX
+  constexpr unsigned kTileState = 3u << 17;                   // XCR0: tile configuration and data
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA)
+  unsigned a, b, c, d;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & (kTiles | kInt8)) != (kTiles | kInt8)) return false;
+  unsigned low, high;
+  __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  if ((low & kTileState) != kTileState) return false;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+
+}  // namespace
+
 std::vector<const Kernels*> available_kernels() {
   std::vector<const Kernels*> out;
   __builtin_cpu_init();
@@ -17,10 +37,19 @@ std::vector<const Kernels*> available_kernels() {
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
                       __builtin_cpu_supports("avx512vnni");
-  if (avx512 && __builtin_cpu_supports("avx512bf16")) out.push_back(&kernels_avx512_bf16());
+  const bool bf16 = avx512 && __builtin_cpu_supports("avx512bf16");
+  static const bool amx = bf16 && can_use_amx();
+  if (amx) out.push_back(&kernels_amx());
+  if (bf16) out.push_back(&kernels_avx512_bf16());
   if (avx512) out.push_back(&kernels_avx512());
   if (avx2) out.push_back(&kernels_avx2());
   return out;
+}
+
+std::vector<const Kernels*> test_kernels() {
+  for (const Kernels* k : available_kernels())
+    if (k == &kernels_avx512_bf16()) return {&kernels_amx_emulated()};
+  return {};
 }
 
 namespace {

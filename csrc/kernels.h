@@ -30,8 +30,13 @@ struct Kernels {
 const Kernels& kernels_avx2();
 const Kernels& kernels_avx512();       // AVX-512 with VNNI
 const Kernels& kernels_avx512_bf16();  // and BF16
+const Kernels& kernels_amx();          // and integer products on AMX tiles
+const Kernels& kernels_amx_emulated();
 
 // The variants this CPU can run, best first.
 std::vector<const Kernels*> available_kernels();
+
+// Variants that exist to test others by; never chosen unasked.
+std::vector<const Kernels*> test_kernels();
 
 }  // namespace paceline

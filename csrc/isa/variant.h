@@ -9,6 +9,9 @@
 #include "../kernels/math.h"
 #include "../kernels/moe.h"
 #include "../kernels/rowwise.h"
+#if defined(PACELINE_MATRIX_UNIT)
+#include "../kernels/matrix_unit.h"
+#endif
 
 namespace PACELINE_ISA {
 namespace {

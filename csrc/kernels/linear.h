@@ -37,9 +37,23 @@ struct QuantView {
   const int32_t* n8_first() const { return n8() + kRowBlock; }
 };
 
+// Products on a matrix unit, in variants that have one (matrix_unit.h): for blocks of at least kUnitRows rows, while a
+// MatrixUnit exists.
+#if !defined(PACELINE_MATRIX_UNIT)
+constexpr int kUnitRows = kRowBlock + 1;
+struct MatrixUnit {
+  explicit MatrixUnit(int /*rows*/) {}
+};
+#endif
+template <int R, bool MIN, bool WIDE, int CODES>
+void unit_quantized(const Segment& s, const uint8_t* p, QuantView x, F* acc);
+template <int R, bool WIDE>
+void unit_halves(const Segment& s, const uint8_t* p, QuantView x, F* acc);
+
 // acc[r] += sum over groups of scale * x.scale * dot + minimum * x.sum, groups in ascending order.
 template <int R, bool MIN, bool WIDE, int CODES>
 inline void tile_quantized(const Segment& s, const uint8_t* p, QuantView x, F* acc) {
+  if constexpr (R >= kUnitRows) return unit_quantized<R, MIN, WIDE, CODES>(s, p, x, acc);
   constexpr int kScales = 2 * kTile * (WIDE ? 4 : 2), kMinima = MIN ? kScales : 0;
   I dot[R];
   for (int span = s.k / kSpan; span > 0; --span, p += kScales + kMinima + 2 * CODES) {
@@ -61,6 +75,7 @@ inline void tile_quantized(const Segment& s, const uint8_t* p, QuantView x, F* a
 // 8-bit groups of 16 (Q6_K): two scales for each group of 32 activations.
 template <int R, bool WIDE>
 inline void tile_halves(const Segment& s, const uint8_t* p, QuantView x, F* acc) {
+  if constexpr (R >= kUnitRows) return unit_halves<R, WIDE>(s, p, x, acc);
   constexpr int kScales = 4 * kTile * (WIDE ? 4 : 2);
   int32_t n8[R];
   I dot[R];
@@ -183,6 +198,7 @@ inline void for_tiles(const Matrix& m, int first, int last, Run run) {
 // Tiles [first, last) of the stacked matrix for all rows of the step.
 inline void run_linear(const LinearOp& op, const Step& step, int first, int last) {
   const int rows = op.to_logits ? step.logit_rows : step.rows;
+  [[maybe_unused]] const MatrixUnit unit(rows);
   F acc[kTilesAtOnce * kRowBlock];
   for (int row = 0; row < rows; row += kRowBlock) {
     const int in_block = std::min(kRowBlock, rows - row);
@@ -217,6 +233,7 @@ inline void gated_rows(const Matrix& gate, const Matrix& up, Act act, const Rows
 }
 
 inline void run_gated(const GatedOp& op, const Step& step, int first, int last) {
+  [[maybe_unused]] const MatrixUnit unit(step.rows);
   for (int row = 0; row < step.rows; row += kRowBlock)
     gated_rows(*op.gate, *op.up, static_cast<Act>(op.activation), op.x, op.out, op.want, row / kRowBlock,
                std::min(kRowBlock, step.rows - row), first, last);

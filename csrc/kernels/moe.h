@@ -51,12 +51,14 @@ inline void gather_pair(const MoeOp& op, int pair) {
 
 inline void expert_gated(const MoeOp& op, int expert, int first, int last) {
   const int start = op.expert_start[expert], rows = op.expert_rows[expert];
+  [[maybe_unused]] const MatrixUnit unit(rows);
   for (int row = 0; row < rows; row += kRowBlock)
     gated_rows(*op.gate[expert], *op.up[expert], static_cast<Act>(op.activation), op.gathered, op.hidden,
                op.hidden_want, (start + row) / kRowBlock, std::min(kRowBlock, rows - row), first, last);
 }
 
 inline void expert_down(const MoeOp& op, int expert, int first, int last) {
+  [[maybe_unused]] const MatrixUnit unit(op.expert_rows[expert]);
   F acc[kTilesAtOnce * kRowBlock];
   for (int row = 0; row < op.expert_rows[expert]; row += kRowBlock) {
     const int at = op.expert_start[expert] + row, in_block = std::min(kRowBlock, op.expert_rows[expert] - row);

@@ -28,10 +28,11 @@ class CpuBackend:
         if not variants:
             raise PacelineError("the cpu backend needs a CPU with AVX2, FMA and F16C; use the torch backend")
         self.variant = variant or next(iter(variants))
-        if self.variant not in variants:
+        known = variants | dict(_cpu.test_variants())
+        if self.variant not in known:
             raise PacelineError(f"this CPU cannot run the kernels {self.variant!r}; it can run {', '.join(variants)}")
         self.threads = threads or len(os.sched_getaffinity(0))
-        self._bf16_activations = variants[self.variant]
+        self._bf16_activations = known[self.variant]
         self._team = _cpu.Team(self.threads)
         self._weights = WeightStore()
         self._cache: Any = None
