@@ -33,7 +33,7 @@ class Team {
   Team(const Team&) = delete;
   Team& operator=(const Team&) = delete;
 
-  int size() const { return static_cast<int>(workers_.size()) + 1; }
+  int size() const { return static_cast<int>(shares_.size()); }
   void run(Stages& stages);  // not reentrant
   void wake();               // a hint that run() will follow shortly
   void settle();             // returns when no thread uses any Stages any more
