@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import psutil
 import pytest
+import uvloop
 from fake_engines import SERVER, WORKER
 
 from paceline.bench.client import Timeline, output_rate
@@ -43,6 +44,19 @@ def test_a_target_streams_as_many_tokens_as_asked_for(make: Callable[[], Target]
             target.stop()
 
     asyncio.run(life())
+
+
+@pytest.mark.parametrize("make_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_a_worker_can_be_started_again_and_again(make_loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    async def life() -> None:
+        target = worker()
+        target.start_timeout = 20.0
+        for _ in range(8):
+            await target.start([1])
+            target.stop()
+
+    with asyncio.Runner(loop_factory=make_loop) as runner:
+        runner.run(life())
 
 
 def test_a_server_streams_in_time() -> None:

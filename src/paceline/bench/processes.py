@@ -26,6 +26,15 @@ _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
+def _end_with_parent() -> None:
+    """In the new process: be killed when the benchmark is, so that no suspended engine keeps its memory for ever."""
+    assert _libc is not None
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+END_WITH_PARENT = _end_with_parent if sys.platform == "linux" else None
+
+
 @dataclass(frozen=True, slots=True)
 class Memory:
     """Resident memory of a process tree in MB (10^6 bytes).
@@ -54,7 +63,7 @@ class ProcessTree:
             stdout=pipe or self.log,
             stderr=self.log,
             start_new_session=True,
-            preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+            preexec_fn=END_WITH_PARENT,
         )
 
     def members(self) -> list[psutil.Process]:
@@ -119,12 +128,6 @@ class ProcessTree:
         self.log.close()
 
 
-def _end_with_parent() -> None:
-    """In the new process: be killed when the benchmark is, so that no suspended engine keeps its memory for ever."""
-    assert _libc is not None
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
 def _stands_still(process: psutil.Process) -> bool:
     try:
         return process.status() in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE)
@@ -142,7 +145,7 @@ class BusyLoop:
             "    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})\n"
             "while True: pass"
         )
-        self._process = subprocess.Popen([sys.executable, "-c", code])
+        self._process = subprocess.Popen([sys.executable, "-c", code], preexec_fn=END_WITH_PARENT)
         time.sleep(0.3)
         return self
 

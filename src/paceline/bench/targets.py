@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import socket
 import time
 from abc import ABC, abstractmethod
@@ -151,21 +152,29 @@ class WorkerTarget(Target):
         return self._ready.is_set()
 
     async def _read_lines(self, tree: ProcessTree) -> None:
+        assert tree.process.stdout is not None
         reader = asyncio.StreamReader()
-        await asyncio.get_running_loop().connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(reader), tree.process.stdout
-        )
-        while line := await reader.readline():
-            now = time.perf_counter()
-            if not line.startswith(b"{"):
-                continue  # a library's own chatter
-            event = json.loads(line)
-            if event.get("ready"):
-                self._ready.set()
-            elif event.get("id") in self._queues:
-                self._queues[event["id"]].put_nowait((now, event))
+        # The transport closes its file later than the tree does; with one descriptor between them it would then close
+        # (and stop watching) whatever was opened under that number meanwhile.
+        pipe = os.fdopen(os.dup(tree.process.stdout.fileno()), "rb", buffering=0)
+        loop = asyncio.get_running_loop()
+        transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
+        try:
+            while line := await reader.readline():
+                self._take_line(line, time.perf_counter())
+        finally:
+            transport.close()
         for queue in self._queues.values():
             queue.put_nowait((time.perf_counter(), {"error": "the worker ended"}))
+
+    def _take_line(self, line: bytes, now: float) -> None:
+        if not line.startswith(b"{"):
+            return  # a library's own chatter
+        event = json.loads(line)
+        if event.get("ready"):
+            self._ready.set()
+        elif event.get("id") in self._queues:
+            self._queues[event["id"]].put_nowait((now, event))
 
     async def generate(self, prompt: Sequence[int], max_tokens: int) -> Timeline:
         assert self.tree is not None and self.tree.process.stdin is not None
