@@ -41,7 +41,8 @@ class Arena {
   static constexpr size_t kRegion = size_t{16} << 20;
 
   uint8_t* map(size_t bytes) {
-    void* raw = mmap(nullptr, bytes + kHuge, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    constexpr int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+    void* raw = mmap(nullptr, bytes + kHuge, PROT_READ | PROT_WRITE, flags, -1, 0);
     if (raw == MAP_FAILED) throw std::bad_alloc();
     regions_.emplace_back(raw, bytes + kHuge);
     const auto aligned = (reinterpret_cast<uintptr_t>(raw) + kHuge - 1) & ~(kHuge - 1);

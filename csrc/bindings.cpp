@@ -133,7 +133,8 @@ void bind_recording(nb::class_<Program>& program) {
       }, "x"_a, "y"_a, "y_norm"_a.none(), "y_scale"_a, "norm"_a.none(), "eps"_a, "out"_a, "want"_a, "select"_a)
       .def("linear", [](Program& p, const Matrix* w, int x, int out, const Vector* bias, bool residual, float scale,
                         bool to_logits, float softcap) {
-        p.add(LinearOp{w, p.buffer(x), out >= 0 ? p.buffer(out) : Rows{}, data_of(bias), residual, scale, to_logits, softcap});
+        const Rows to = out >= 0 ? p.buffer(out) : Rows{};
+        p.add(LinearOp{w, p.buffer(x), to, data_of(bias), residual, scale, to_logits, softcap});
       }, "weight"_a, "x"_a, "out"_a, "bias"_a.none(), "residual"_a, "scale"_a, "to_logits"_a, "softcap"_a)
       .def("gated", [](Program& p, const Matrix* gate, const Matrix* up, int x, int out, int activation, int want) {
         if (gate->segments.size() != 1 || up->segments.size() != 1 || gate->outs != up->outs)
@@ -165,9 +166,9 @@ void bind_recording(nb::class_<Program>& program) {
         p.add(op);
       }, "group"_a, "layer_in_group"_a, "heads"_a, "kv_heads"_a, "dim"_a, "scale"_a, "softcap"_a, "eps"_a, "window"_a,
          "rope"_a, "q_norm"_a.none(), "k_norm"_a.none(), "qkv"_a, "q"_a, "out"_a, "want"_a)
-      .def("moe", [](Program& p, int router_logits, int x, std::vector<const Matrix*> gate, std::vector<const Matrix*> up,
-                     std::vector<const Matrix*> down, int top_k, bool normalize, int activation, int x_want,
-                     int hidden_want, int gathered, int hidden, int partial, int out) {
+      .def("moe", [](Program& p, int router_logits, int x, std::vector<const Matrix*> gate,
+                     std::vector<const Matrix*> up, std::vector<const Matrix*> down, int top_k,
+                     bool normalize, int activation, int x_want, int hidden_want, int gathered, int hidden, int partial, int out) {
         MoeOp op;
         op.router_logits = p.buffer(router_logits);
         op.x = p.buffer(x);
@@ -220,7 +221,8 @@ NB_MODULE(_cpu, m) {
                                                    const std::vector<std::tuple<int, int, int, int, int>>& groups) {
     const CacheType t = type == "f32" ? CacheType::F32 : type == "f16" ? CacheType::F16 : CacheType::BF16;
     std::vector<CacheShape> shapes;
-    for (const auto& [layers, heads, dim, blocks, window] : groups) shapes.push_back({layers, heads, dim, blocks, window});
+    for (const auto& [layers, heads, dim, blocks, window] : groups)
+      shapes.push_back({layers, heads, dim, blocks, window});
     new (self) Cache(t, shapes);
   });
   auto program = nb::class_<Program>(m, "Program");

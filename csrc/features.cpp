@@ -72,7 +72,7 @@ class ReadStages final : public Stages {
   int chunks(int) override { return std::min(pieces_, kMaxChunks); }
   void run(int, int chunk, int) override {
     const int n = chunks(0);
-    const size_t first = static_cast<size_t>(pieces_) * chunk / n, last = static_cast<size_t>(pieces_) * (chunk + 1) / n;
+    const size_t all = static_cast<size_t>(pieces_), first = all * chunk / n, last = all * (chunk + 1) / n;
     sum_ += read_all(data_ + first * kPiece, (last - first) * kPiece);
   }
   uint64_t sum() const { return sum_; }

@@ -72,8 +72,9 @@ Segment pack(const WeightView& w, Arena& arena) {
   s.tiles = (w.rows + kTile - 1) / kTile;
   s.k = round_up(w.columns, kSpan);
   if (s.quantized()) {
-    if (w.group != 16 && w.group % kGroup != 0) throw std::invalid_argument("group size must be 16 or a multiple of 32");
-    if (w.columns % std::max(w.group, 8) != 0) throw std::invalid_argument("columns must be a multiple of the group size");
+    if (w.group != 16 && (w.group <= 0 || w.group % kGroup != 0))
+      throw std::invalid_argument("group size must be 16 or a multiple of 32");
+    if (w.columns % w.group != 0) throw std::invalid_argument("columns must be a multiple of the group size");
     if (w.group == 16 && (w.kind == Kind::Q4 || w.minimum))
       throw std::invalid_argument("groups of 16 are supported for 8-bit codes without minima only");
     s.has_min = w.minimum != nullptr;

@@ -163,8 +163,9 @@ int Program::chunks(int index) {
     const double time = now();
     if (open_kind_ >= 0) seconds_[open_kind_] += time - opened_;
     opened_ = time;
-    open_kind_ = index < 0 ? -1 : static_cast<int>(ops_[stages_[index].op].index()) * kParts + static_cast<int>(stages_[index].part);
+    open_kind_ = -1;
     if (index < 0) return 0;
+    open_kind_ = static_cast<int>(ops_[stages_[index].op].index()) * kParts + static_cast<int>(stages_[index].part);
   }
   Stage& stage = stages_[index];
   stage.items = items(stage);

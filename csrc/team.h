@@ -3,8 +3,8 @@
 // A stage is a number of chunks. Each thread has a contiguous share of them, so that it streams through memory, claims
 // its chunks one by one, and takes chunks from the end of another's share when its own is empty. The stage is over when
 // all chunks are done, not when all threads have arrived: a thread that lost its time slice delays the others by the
-// chunk it holds at most, and one that sleeps delays nobody. Waiting threads spin for some microseconds, then sleep on a futex, so the team never
-// burns time slices that the HTTP server or another process could use.
+// chunk it holds at most, and one that sleeps delays nobody. Waiting threads spin for some microseconds, then sleep on
+// a futex, so the team never burns time slices that the HTTP server or another process could use.
 #pragma once
 
 #include <atomic>

@@ -15,8 +15,8 @@ namespace PACELINE_ISA {
 // Blocks of fewer rows go to the vector unit: filling tiles and reading them back costs about as much as it saves.
 constexpr int kUnitRows = 5;
 
-// What each tile register holds: [rows][bytes a row]. Two of the first three kinds, so that one group's product is under
-// way while the other's is read back.
+// What each tile register holds. Two of the first three kinds, so that one group's product is under way while the
+// other's is read back.
 enum Tile : int { kSums = 0, kActivations = 2, kCodes = 4, kHalfActivations = 6, kHalfCodes = 7 };
 
 // Operand of ldtilecfg.

@@ -27,8 +27,7 @@ inline void tile_check(bool fine, const char* what) {
 inline void tile_configure(const TileConfig& config) {
   tile_check(config.palette == 1 && config.start_row == 0, "unknown palette");
   for (int t = 0; t < 16; ++t)
-    tile_check(t < 8 ? config.rows[t] <= 16 && config.row_bytes[t] <= 64 : config.rows[t] == 0 && config.row_bytes[t] == 0,
-               "a tile is too large");
+    tile_check(config.rows[t] <= (t < 8 ? 16 : 0) && config.row_bytes[t] <= (t < 8 ? 64 : 0), "a tile is too large");
   tile_file().config = config;
   tile_file().configured = true;
   std::memset(tile_file().data, 0, sizeof(tile_file().data));

@@ -1,5 +1,5 @@
-// The tile instructions, written as assembly: the compilers' intrinsics for loads do not say that they read memory, so a
-// tile could be loaded before the bytes are there.
+// The tile instructions, written as assembly: the compilers' intrinsics for loads do not say that they read memory, so
+// that a tile could be loaded before its bytes are there.
 #pragma once
 
 namespace PACELINE_ISA {

@@ -36,7 +36,8 @@ inline F zero_below(F value, F x, F bound) {
   return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, bound, _CMP_NLT_UQ), value);
 }
 inline F pow2(F whole) {  // 2^whole for whole in [-126, 127]
-  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(whole), _mm512_set1_epi32(127)), 23));
+  const I biased = _mm512_add_epi32(_mm512_cvtps_epi32(whole), _mm512_set1_epi32(127));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(biased, 23));
 }
 inline float hsum(F v) {
   __m256 h = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
@@ -50,7 +51,9 @@ inline float hmax(F v) {
   q = _mm_max_ps(q, _mm_movehl_ps(q, q));
   return _mm_cvtss_f32(_mm_max_ss(q, _mm_movehdup_ps(q)));
 }
-inline F load_f16(const uint16_t* p) { return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
+inline F load_f16(const uint16_t* p) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
 inline void store_f16(uint16_t* p, F v) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
@@ -136,8 +139,9 @@ constexpr bool kBf16Activations = false;
 inline void round_bf16(const float*, uint16_t*) {}
 inline F dot_bf16(F acc, const uint16_t* line, const uint16_t*, const float* x) {
   const I w = _mm512_loadu_si512(line);
+  const I top = _mm512_set1_epi32(static_cast<int>(0xffff0000u));
   acc = fma(_mm512_castsi512_ps(_mm512_slli_epi32(w, 16)), set1(x[0]), acc);
-  return fma(_mm512_castsi512_ps(_mm512_and_si512(w, _mm512_set1_epi32(static_cast<int>(0xffff0000u)))), set1(x[1]), acc);
+  return fma(_mm512_castsi512_ps(_mm512_and_si512(w, top)), set1(x[1]), acc);
 }
 #endif
 

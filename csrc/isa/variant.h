@@ -25,7 +25,8 @@ void with_cache(CacheType type, Run run) {
   }
 }
 
-void store_kv(CacheType type, const AttentionOp& op, const Step& step, const std::vector<Rope>& ropes, int row, int head) {
+void store_kv(CacheType type, const AttentionOp& op, const Step& step, const std::vector<Rope>& ropes, int row,
+              int head) {
   with_cache(type, [&](auto cache) {
     if (head < 0) store_row<decltype(cache)>(op, step, ropes, row);
     else store_head<decltype(cache)>(op, step, ropes, row, head);

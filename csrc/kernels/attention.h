@@ -1,7 +1,7 @@
 // Attention of a few rows of one sequence over its paged keys and values, one kv head at a time.
 //
-// Keys are walked in slot order in pieces of 64 with a running maximum (online softmax); every kSplit keys, counted from the
-// start of the sequence, make a partial result of their own, and partials are merged in order. What a row computes
+// Keys are walked in slot order in pieces of 64 with a running maximum (online softmax); every kSplit keys, counted
+// from the start of the sequence, make a partial result of their own, and partials are merged in order. What a row computes
 // depends on its own visible keys alone: not on the rows beside it, nor on whether partials ran in parallel.
 #pragma once
 
@@ -13,7 +13,7 @@ namespace PACELINE_ISA {
 
 constexpr int kPiece = 64;     // keys of one softmax update
 constexpr int kQueries = 32;   // query vectors (rows x heads of the kv head) of one task at most
-constexpr int kTreeKeys = kMaxTreeRows + kBlock;  // keys of the last tiles of a tree row: of the context and of the path
+constexpr int kTreeKeys = kMaxTreeRows + kBlock;  // keys of the last tiles of a tree row: context and path
 
 // Running softmax of one query: maximum, sum of exponentials, and dim rounded up to 16 weighted values behind it.
 struct Partial {
@@ -113,7 +113,7 @@ class Attention {
     return plain_row(op_.q, task_.first_row + i / per_) + (kv_head_ * per_ + i % per_) * op_.dim;
   }
 
-  // Tree rows see the context and then their ancestors, in order, as if these stood behind it: the same sums as in a chain.
+  // Tree rows see the context and then their ancestors, in order, as if these stood behind it: the sums of a chain.
   void gather_path() {
     depth_ = 0;
     const int start = step_.row_starts[task_.seq];

@@ -1,4 +1,4 @@
-// Reading and writing the paged cache: one block holds 16 keys as [dim][16] and 16 values as [16][dim rounded up to 16].
+// Reading and writing the paged cache: a block holds 16 keys as [dim][16] and 16 values as [16][dim rounded up to 16].
 #pragma once
 
 #include <algorithm>

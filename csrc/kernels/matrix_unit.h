@@ -1,4 +1,4 @@
-// Integer products on a matrix unit (isa/amx.h): one group of 32 activations of a whole block of rows times 16 outputs is
+// Integer products on a matrix unit (isa/amx.h): a group of 32 activations of a whole block of rows times 16 outputs is
 // one instruction. The integer sums are exact and everything after them is what linear.h does, operation by operation,
 // so the results are bit-identical to those of the vector unit, and a row's result does not depend on who computed it.
 //
@@ -42,8 +42,8 @@ inline F unit_dot(const int32_t* sums, int32_t zero_point) {
   return to_float(_mm512_add_epi32(_mm512_load_si512(sums), _mm512_set1_epi32(zero_point)));
 }
 
-// tile_quantized for a block of at least kUnitRows rows. The unit works on one span while the vector unit scales and adds
-// up the sums of the one before.
+// tile_quantized for a block of at least kUnitRows rows. The unit works on one span while the vector unit scales and
+// adds up the sums of the one before.
 template <int R, bool MIN, bool WIDE, int CODES>
 void unit_quantized(const Segment& s, const uint8_t* p, QuantView x, F* acc) {
   constexpr int kScales = 2 * kTile * (WIDE ? 4 : 2), kMinima = MIN ? kScales : 0;

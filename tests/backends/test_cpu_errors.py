@@ -11,7 +11,7 @@ from paceline.backends.base import MAX_TREE_ROWS, AttentionLayer, CacheSpec, Ops
 from paceline.errors import PacelineError
 from paceline.quantization.packed import PackedWeight
 
-VARIANT = VARIANTS[0] if VARIANTS else ""
+VARIANT = VARIANTS[0]
 
 
 def test_a_variant_that_this_cpu_cannot_run_is_refused_with_those_it_can() -> None:

@@ -17,7 +17,7 @@ from test_cpu_models import make_runner, reference, tokens
 
 from paceline import _cpu
 
-VARIANT = VARIANTS[0] if VARIANTS else ""
+VARIANT = VARIANTS[0]
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_teams_and_programs_come_and_go() -> None:
         )
         assert torch.equal(function(), expected)
         del function
-    assert thread_count() == before
+    assert thread_count() <= before
 
 
 def test_many_programs_share_a_team() -> None:
