@@ -168,7 +168,8 @@ void bind_recording(nb::class_<Program>& program) {
          "rope"_a, "q_norm"_a.none(), "k_norm"_a.none(), "qkv"_a, "q"_a, "out"_a, "want"_a)
       .def("moe", [](Program& p, int router_logits, int x, std::vector<const Matrix*> gate,
                      std::vector<const Matrix*> up, std::vector<const Matrix*> down, int top_k,
-                     bool normalize, int activation, int x_want, int hidden_want, int gathered, int hidden, int partial, int out) {
+                     bool normalize, int activation, int x_want, int hidden_want, int gathered, int hidden,
+                     int partial, int out) {
         MoeOp op;
         op.router_logits = p.buffer(router_logits);
         op.x = p.buffer(x);

@@ -1,8 +1,8 @@
 // Attention of a few rows of one sequence over its paged keys and values, one kv head at a time.
 //
 // Keys are walked in slot order in pieces of 64 with a running maximum (online softmax); every kSplit keys, counted
-// from the start of the sequence, make a partial result of their own, and partials are merged in order. What a row computes
-// depends on its own visible keys alone: not on the rows beside it, nor on whether partials ran in parallel.
+// from the start of the sequence, make a partial result of their own, and partials are merged in order. What a row
+// computes depends on its own visible keys alone: not on the rows beside it, nor on whether partials ran in parallel.
 #pragma once
 
 #include <algorithm>

@@ -122,7 +122,7 @@ inline void tile_bf16(const Segment& s, const uint8_t* tile, const Rows& x, int 
   }
 }
 
-// R rows of block `block` from `slot` on, times `count` tiles from `tile` on; acc[t * kRowBlock + r] is row r of tile t.
+// R rows of a block from `slot` on, times `count` tiles from `tile` on; acc[t * kRowBlock + r] is row r of tile t.
 // The loop over tiles is innermost but one: a short tile should not pay for choosing its kernel.
 template <int R>
 void tile_products(const Segment& s, int tile, int count, const Rows& x, int block, int slot, F* acc) {
@@ -227,7 +227,8 @@ inline void gated_rows(const Matrix& gate, const Matrix& up, Act act, const Rows
       for (int t = 0; t < count; ++t)
         store(values + t * kTile, mul(activate(act, gates[t * kRowBlock + r]), ups[t * kRowBlock + r]));
       if (count % 2) store(values + count * kTile, zero());
-      write_forms(out, want, block * kRowBlock + r, tile * kTile, std::min(count * kTile, g.outs - tile * kTile), values);
+      const int outs = std::min(count * kTile, g.outs - tile * kTile);
+      write_forms(out, want, block * kRowBlock + r, tile * kTile, outs, values);
     }
   }
 }
