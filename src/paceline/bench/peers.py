@@ -75,10 +75,11 @@ def paceline_library(model: Path, threads: int) -> Target:
 
 
 def llama_server(binary: str, model: Path, threads: int, baseline: bool) -> Target:
-    """llama.cpp's server with as many slots as the largest scenario has requests."""
+    """llama.cpp's server with as many slots as the largest scenario has requests. Its cache of earlier prompts is off:
+    no prompt comes twice, so it would only cost it time and memory."""
     name = f"llama.cpp {model.stem.rpartition('.')[2] or model.stem}"
     command = [binary, "-m", str(model), "-t", str(threads), "-tb", str(threads), "-np", str(MAX_REQUESTS)]
-    command += ["-c", str(CONTEXT), "--host", HOST, "--port", "{port}"]
+    command += ["-c", str(CONTEXT), "--cache-ram", "0", "--host", HOST, "--port", "{port}"]
     return HttpTarget(name, command, baseline=baseline, extra={"cache_prompt": False})
 
 
