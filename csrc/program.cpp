@@ -139,9 +139,9 @@ int Program::items(Stage& stage) {
   if (auto* r = std::get_if<RowwiseOp>(&op)) return cut(r->select ? step_.logit_rows : rows, 4);
   if (auto* l = std::get_if<LinearOp>(&op)) {
     if (l->to_logits && step_.logit_rows == 0) return 0;
-    return cut(l->weight->tiles, 8);
+    return cut(l->weight->tiles, 3);
   }
-  if (auto* g = std::get_if<GatedOp>(&op)) return cut(divide_up(g->gate->tiles, 2), 8);
+  if (auto* g = std::get_if<GatedOp>(&op)) return cut(divide_up(g->gate->tiles, 2), 3);
   if (auto* a = std::get_if<AttentionOp>(&op)) {
     const int tasks = static_cast<int>(step_.tasks.size()) * a->kv_heads;
     if (stage.part == Part::Store) return cut(a->norm_whole ? rows : rows * a->kv_heads, 4);
