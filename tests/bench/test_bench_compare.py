@@ -41,7 +41,6 @@ def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 
         def __exit__(self, *exception: object) -> None: ...
 
-    monkeypatch.setattr(compare_module, "SETTLE_SECONDS", 0.0)
     monkeypatch.setattr(scenarios, "BusyLoop", Idle)
 
 
@@ -83,7 +82,7 @@ def test_every_scenario_notes_its_metrics() -> None:
 
 def test_a_failing_engine_is_named_and_the_others_go_on() -> None:
     history: list[str] = []
-    good, bad = ScriptedTarget("good", history, kind="own"), ScriptedTarget("bad", history, fails_on=3)
+    good, bad = ScriptedTarget("good", history, kind="own"), ScriptedTarget("bad", history, fails_on=5)
     run = comparison([bad, good], SCENARIOS[:1])
     asyncio.run(run.run())
     assert run.failures == {"bad": "out of order"}

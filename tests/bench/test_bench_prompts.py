@@ -68,17 +68,21 @@ def test_busy_time_counts_stolen_time_but_not_waiting() -> None:
     assert busy_seconds("cpu  100 0 200 9999 50 0 0 300 0 0\ncpu0 ...") == pytest.approx(6.0)
 
 
-def test_reading_takes_about_its_window() -> None:
+def test_reading_times_arithmetic_and_memory() -> None:
     reading = read_noise(0.01)
     assert 0 < reading.seconds < 1
+    assert 0 < reading.memory_seconds < 1
     assert reading.foreign_cores >= 0
 
 
-def test_verdict_names_the_noise() -> None:
-    assert NoiseGuard([NoiseReading(0.01, 0.02)] * 8).verdict()[0]
-    jumpy = NoiseGuard([NoiseReading(0.01 + 0.002 * (i % 2), 0.0) for i in range(8)])
-    crowded = NoiseGuard([NoiseReading(0.01, 0.7)] * 8)
-    for guard in (jumpy, crowded):
-        quiet, text = guard.verdict()
-        assert not quiet and "NOISY" in text
+@pytest.mark.parametrize("noise", ["seconds", "memory_seconds", "foreign_cores"])
+def test_verdict_names_the_noise(noise: str) -> None:
+    calm = {"seconds": 0.01, "memory_seconds": 0.005, "foreign_cores": 0.02}
+    noisy = {"seconds": [0.01, 0.012], "memory_seconds": [0.005, 0.007], "foreign_cores": [0.7, 0.7]}[noise]
+    assert NoiseGuard([NoiseReading(**calm)] * 8).verdict()[0]
+    quiet, text = NoiseGuard([NoiseReading(**{**calm, noise: noisy[i % 2]}) for i in range(8)]).verdict()
+    assert not quiet and "NOISY" in text
+
+
+def test_no_reading_is_no_noise() -> None:
     assert NoiseGuard().verdict()[0]

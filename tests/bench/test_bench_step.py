@@ -17,6 +17,7 @@ from paceline.cli.bench import app
 @pytest.fixture(autouse=True)
 def _short_readings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(noise, "CALIBRATION_ROUNDS", 100)
+    monkeypatch.setattr(noise, "MEMORY_BYTES", 1 << 20)
 
 
 def test_each_round_has_one_value_of_everything(tiny_model: Path) -> None:

@@ -18,7 +18,7 @@ from paceline.bench.sse import HttpError
 from paceline.bench.targets import Target, TargetError
 
 FIRST_PROMPT_TOKENS = 16
-SETTLE_SECONDS = 0.05  # after waking an engine, before measuring it
+WAKE_TOKENS = 8  # of an unmeasured request after waking an engine: its memory may have been taken from it meanwhile
 ATTEMPT_SECONDS = 600.0  # for one engine's start or measurement; then it is given up
 SLOW_START = 30.0  # seconds; an engine that takes longer is started once
 
@@ -107,16 +107,19 @@ class Comparison:
     async def _run_scenario(self, scenario: Scenario) -> None:
         rounds = scenario.count(self.rounds)
         for round_number in range(rounds):
+            wake = self.prompts.take(FIRST_PROMPT_TOKENS)
             requests = [self.prompts.take(scenario.prompt_tokens) for _ in range(scenario.requests)]
             for target in self._alive():
                 if target.kind in scenario.kinds:
-                    await self._attempt(target, self._measure(scenario, target, requests))
+                    await self._attempt(target, self._measure(scenario, target, wake, requests))
             self.say(f"{scenario.name}: round {round_number + 1} of {rounds}")
 
-    async def _measure(self, scenario: Scenario, target: Target, requests: Sequence[Sequence[int]]) -> None:
+    async def _measure(
+        self, scenario: Scenario, target: Target, wake: Sequence[int], requests: Sequence[Sequence[int]]
+    ) -> None:
         self.guard.sample()
         target.resume()
-        await asyncio.sleep(SETTLE_SECONDS)
+        await target.generate(wake, WAKE_TOKENS)
         measured = await scenario.measure(target, requests, scenario.output_tokens)
         target.suspend()
         for metric, value in zip(scenario.metrics, measured, strict=True):
