@@ -139,7 +139,7 @@ int Program::items(Stage& stage) {
   if (auto* r = std::get_if<RowwiseOp>(&op)) return cut(r->select ? step_.logit_rows : rows, 4);
   if (auto* l = std::get_if<LinearOp>(&op)) {
     if (l->to_logits && step_.logit_rows == 0) return 0;
-    return cut(l->weight->tiles, 3);
+    return cut(l->weight->tiles, l->to_logits ? 32 : 3);  // a head is large: late threads should find work to take
   }
   if (auto* g = std::get_if<GatedOp>(&op)) return cut(divide_up(g->gate->tiles, 2), 3);
   if (auto* a = std::get_if<AttentionOp>(&op)) {

@@ -19,7 +19,29 @@ class Team:
 
 class Store:
     def matrix(self) -> Any: ...
-    def add_part(self, matrix: Any, kind: str, rows: int, columns: int, group: int, scale_f32: bool, data: Any, scale: Any, minimum: Any) -> None: ...
+    def add_part(
+        self,
+        matrix: Any,
+        kind: str,
+        rows: int,
+        columns: int,
+        group: int,
+        scale_f32: bool,
+        data: Any,
+        scale: Any,
+        minimum: Any,
+    ) -> None: ...
+        self,
+        matrix: Any,
+        kind: str,
+        rows: int,
+        columns: int,
+        group: int,
+        scale_f32: bool,
+        data: Any,
+        scale: Any,
+        minimum: Any,
+    ) -> None: ...
     def vector(self, values: Any) -> Any: ...
 
 class Cache:

@@ -86,9 +86,7 @@ class LLM:
         prompts = [self.chat_prompt_ids(conversation, **template_options) for conversation in conversations]  # type: ignore[arg-type]
         return self.generate(prompts, sampling_params, progress=progress)
 
-    def generate_stream(
-        self, prompt: Prompt, sampling_params: SamplingParams | None = None
-    ) -> Stream:
+    def generate_stream(self, prompt: Prompt, sampling_params: SamplingParams | None = None) -> Stream:
         """Completes one prompt; gives what is new as it comes. With ``n`` above 1, ``index`` says whose it is. Closing
         the iterator ends the generation. Several streams may be consumed in turn."""
         ((request, text),) = self._requests([prompt], sampling_params)

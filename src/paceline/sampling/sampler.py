@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -149,19 +148,19 @@ def _host(logits: torch.Tensor) -> npt.NDArray[np.float32]:
 def _argmax_all(logits: torch.Tensor) -> SampleOutput:
     """Greedy tokens of all rows."""
     if logits.device.type == "cpu":
-        # numpy's argmax gives the first maximum, and the place of a NaN where there is one: its value tells.
+        # numpy's argmax gives the first maximum, and the place of a NaN where there is one: its value tells. Looked at
+        # one by one: caches are cold after a step, and four array operations cost more than a few numbers.
         array = _host(logits)
-        ids = array.argmax(axis=1)
-        tops: Any = array[np.arange(len(ids)), ids]
-        token_ids = ids.tolist()
+        token_ids = array.argmax(axis=1).tolist()
+        tops = [float(array[i, token]) for i, token in enumerate(token_ids)]
     else:
-        tops, token_ids = _argmax_on_device(logits)
+        on_device, token_ids = _argmax_on_device(logits)
+        tops = on_device.tolist()
     output = SampleOutput(token_ids)
-    if not np.isfinite(tops).all():
-        for i, top in enumerate(tops.tolist()):
-            if not math.isfinite(top):
-                token_ids[i] = -1
-                output.errors[i] = NOTHING_LEFT if top == -math.inf else NOT_FINITE
+    for i, top in enumerate(tops):
+        if not math.isfinite(top):
+            token_ids[i] = -1
+            output.errors[i] = NOTHING_LEFT if top == -math.inf else NOT_FINITE
     return output
 
 

@@ -125,13 +125,12 @@ class Lowering:
 
     def _norm(self, node: Node, after: list[Node]) -> None:
         (x,) = node.inputs
-        add = after[0] if after else None
-        if add is not None and add.kind == "add" and add.inputs[1] is node.output and node.output.uses == 1:
-            if self._in_place(add):
-                # x + norm(y): the pass that adds makes the norm as well.
-                self.skip.add(add)
-                self._add_in_place(add, self._read(x), after[1:], y_norm=node.fields["weight"], eps=node.fields["eps"])
-                return
+        add = self._sum_in_place(node, after)
+        if add is not None:
+            # x + norm(y): the pass that adds makes the norm as well.
+            self.skip.add(add)
+            self._add_in_place(add, self._read(x), after[1:], y_norm=node.fields["weight"], eps=node.fields["eps"])
+            return
         source = self._read(x)
         self._rowwise(
             source, norm=node.fields["weight"], eps=node.fields["eps"],
@@ -139,15 +138,10 @@ class Lowering:
         )  # fmt: skip
 
     def _linear(self, node: Node, after: list[Node]) -> None:
-        add = after[0] if after else None
+        add = self._sum_in_place(node, after)
         weight, bias = node.fields["weight"], node.fields["bias"]
-        fused = (
-            add is not None and add.kind == "add" and add.inputs[1] is node.output and node.output.uses == 1
-            and self._in_place(add) and (bias is None or add.fields["scale"] == 1.0)
-        )  # fmt: skip
         x = node.inputs[0]
-        if fused:
-            assert add is not None
+        if add is not None and (bias is None or add.fields["scale"] == 1.0):
             self.skip.add(add)
             target = self._alias(add)
             self.program.linear(weight.native, self._read(x), target, bias, True, add.fields["scale"], False, 0.0)
@@ -161,6 +155,13 @@ class Lowering:
         out = self._place(node.output)
         x = self._read(node.inputs[0])
         self.program.gated(gate.native, up.native, x, out, activation, self.wants[node.output])
+
+    def _sum_in_place(self, node: Node, after: list[Node]) -> Node | None:
+        """The addition right behind ``node`` that alone reads its value and can be made in place."""
+        add = after[0] if after else None
+        if add is None or add.kind != "add" or add.inputs[1] is not node.output or node.output.uses != 1:
+            return None
+        return add if self._in_place(add) else None
 
     def _in_place(self, add: Node) -> bool:
         """Whether the sum may overwrite its first operand: nobody else reads that, and it holds plain floats."""
@@ -177,15 +178,15 @@ class Lowering:
     def _add_in_place(self, add: Node, y: int, after: list[Node], y_norm: Any = None, eps: float = 0.0) -> None:
         x = self._alias(add)
         norm = after[0] if after else None
-        if norm is not None and norm.kind == "norm" and norm.inputs[0] is add.output and norm not in self.skip:
-            if y_norm is None or norm.fields["eps"] == eps:
-                self.skip.add(norm)
-                self._read(add.output)
-                self._rowwise(
-                    x, y=y, y_norm=y_norm, y_scale=add.fields["scale"], norm=norm.fields["weight"],
-                    eps=norm.fields["eps"], out=self._place(norm.output), want=self.wants[norm.output],
-                )  # fmt: skip
-                return
+        follows = norm is not None and norm.kind == "norm" and norm.inputs[0] is add.output
+        if norm is not None and follows and (y_norm is None or norm.fields["eps"] == eps):
+            self.skip.add(norm)
+            self._read(add.output)
+            self._rowwise(
+                x, y=y, y_norm=y_norm, y_scale=add.fields["scale"], norm=norm.fields["weight"],
+                eps=norm.fields["eps"], out=self._place(norm.output), want=self.wants[norm.output],
+            )  # fmt: skip
+            return
         self._rowwise(x, y=y, y_norm=y_norm, y_scale=add.fields["scale"], eps=eps)
 
     def _add(self, node: Node, after: list[Node]) -> None:
