@@ -31,17 +31,6 @@ class Store:
         scale: Any,
         minimum: Any,
     ) -> None: ...
-        self,
-        matrix: Any,
-        kind: str,
-        rows: int,
-        columns: int,
-        group: int,
-        scale_f32: bool,
-        data: Any,
-        scale: Any,
-        minimum: Any,
-    ) -> None: ...
     def vector(self, values: Any) -> Any: ...
 
 class Cache:
