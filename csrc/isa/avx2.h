@@ -10,7 +10,7 @@
 namespace PACELINE_ISA {
 
 // Register blocking of attention: queries that share a load of keys; queries and vectors that share a load of values.
-constexpr int kScoreQueries = 2, kValueQueries = 2, kValueVectors = 2;
+constexpr int kScoreQueries = 2, kScoreTiles = 1, kValueQueries = 2, kValueVectors = 2;
 
 struct F {
   __m256 lo, hi;

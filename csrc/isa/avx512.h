@@ -10,7 +10,7 @@
 namespace PACELINE_ISA {
 
 // Register blocking of attention: queries that share a load of keys; queries and vectors that share a load of values.
-constexpr int kScoreQueries = 8, kValueQueries = 6, kValueVectors = 4;
+constexpr int kScoreQueries = 6, kScoreTiles = 2, kValueQueries = 6, kValueVectors = 4;
 
 using F = __m512;
 using I = __m512i;

@@ -37,8 +37,8 @@ void attention(CacheType type, const AttentionOp& op, const Step& step, int task
   with_cache(type, [&](auto cache) {
     const AttentionScratch s(scratch, op.dim);
     Attention<decltype(cache)> a(op, step, step.tasks[task], kv_head, s);
-    reset(s.total, a.queries(), a.stride() - 2);
-    for (int split = a.first_split(); split <= a.last_split(); ++split) {
+    a.split(a.first_split(), s.total);
+    for (int split = a.first_split() + 1; split <= a.last_split(); ++split) {
       a.split(split, s.local);
       for (int i = 0; i < a.queries(); ++i)
         merge(s.total + i * a.stride(), s.local + i * a.stride(), a.stride() - 2);
@@ -60,8 +60,9 @@ void attention_merge(CacheType type, const AttentionOp& op, const Step& step, in
   with_cache(type, [&](auto cache) {
     const AttentionScratch s(scratch, op.dim);
     Attention<decltype(cache)> a(op, step, step.tasks[task], kv_head, s);
-    reset(s.total, a.queries(), a.stride() - 2);
-    for (int split = a.first_split(); split <= a.last_split(); ++split)
+    const float* first = partials + a.first_split() * partial_floats;
+    std::copy(first, first + a.queries() * a.stride(), s.total);
+    for (int split = a.first_split() + 1; split <= a.last_split(); ++split)
       for (int i = 0; i < a.queries(); ++i)
         merge(s.total + i * a.stride(), partials + split * partial_floats + i * a.stride(), a.stride() - 2);
     a.finish(s.total);

@@ -26,17 +26,19 @@ struct AttentionScratch {
   float* local;    // [kQueries][2 + padded]
   float* total;    // [kQueries][2 + padded]
   float* scores;   // [kQueries][kPiece]
+  float* queries;  // [dim][kQueries]: one pointer serves all queries, and a dim's values share a cache line
   uint8_t* tree;   // keys and values of the last tiles of a tree row
   static size_t floats(int dim) {
     const size_t padded = round_up(dim, 16);
-    return 2 * kQueries * (2 + padded) + kQueries * kPiece + 2 * kTreeKeys * padded + 64;
+    return 2 * kQueries * (2 + padded) + kQueries * (kPiece + dim) + 2 * kTreeKeys * padded + 64;
   }
   AttentionScratch(float* base, int dim) {
     const size_t padded = round_up(dim, 16);
     local = base;
     total = local + kQueries * (2 + padded);
     scores = total + kQueries * (2 + padded);
-    tree = reinterpret_cast<uint8_t*>(scores + kQueries * kPiece);
+    queries = scores + kQueries * kPiece;
+    tree = reinterpret_cast<uint8_t*>(queries + kQueries * dim);
   }
 };
 
@@ -83,6 +85,7 @@ class Attention {
 
   // The partial over the keys of one split, into `out` [queries][2 + padded].
   void split(int index, float* out) {
+    if (!transposed_) transpose_queries();
     reset(out, queries_, padded_);
     const int begin = std::max(index * kSplit, lowest(0) / kPiece * kPiece);
     const int end = std::min((index + 1) * kSplit, last_ + 1);
@@ -109,8 +112,12 @@ class Attention {
     const int own = task_.tree ? context_ + depth_ - 1 : context_ + in_seq_ + row;
     return op_.window > 0 ? std::max(0, own - op_.window + 1) : 0;
   }
-  const float* query(int i) const {
-    return plain_row(op_.q, task_.first_row + i / per_) + (kv_head_ * per_ + i % per_) * op_.dim;
+  void transpose_queries() {
+    for (int i = 0; i < queries_; ++i) {
+      const float* q = plain_row(op_.q, task_.first_row + i / per_) + (kv_head_ * per_ + i % per_) * op_.dim;
+      for (int d = 0; d < op_.dim; ++d) s_.queries[d * kQueries + i] = q[d];
+    }
+    transposed_ = true;
   }
 
   // Tree rows see the context and then their ancestors, in order, as if these stood behind it: the sums of a chain.
@@ -142,40 +149,41 @@ class Attention {
     return block < 0 ? Head<C>{nullptr, nullptr} : head_at<C>(op_, block, kv_head_);
   }
 
-  // Scores of Q queries against one tile of 16 keys: two sums over the dims, even and odd, so that few queries keep the
-  // multiply-add units busy too.
-  template <int Q>
-  void scores(const Item* keys, int first, float* to) {
-    F even[Q], odd[Q];
-    const float* q = query(first);
-    size_t offset[Q];
-    for (int i = 0; i < Q; ++i) {
-      even[i] = odd[i] = zero();
-      offset[i] = query(first + i) - q;
-    }
+  // Scores of Q queries against T tiles of 16 keys from tiles_[tile] on. Two sums over the dims, even and odd, keep the
+  // multiply-add units busy with few queries, too; with many, a second tile halves the loads of queries.
+  template <int Q, int T>
+  void scores(int tile, int first) {
+    F even[Q][T], odd[Q][T];
+    for (int i = 0; i < Q; ++i)
+      for (int t = 0; t < T; ++t) even[i][t] = odd[i][t] = zero();
+    const float* q = s_.queries + first;
+    const auto accumulate = [&](int d, F(*sums)[T]) {
+      F k[T];
+      for (int t = 0; t < T; ++t) k[t] = C::get(tiles_[tile + t].keys + d * kBlock);
+      for (int i = 0; i < Q; ++i) {
+        const F value = set1(q[d * kQueries + i]);
+        for (int t = 0; t < T; ++t) sums[i][t] = fma(k[t], value, sums[i][t]);
+      }
+    };
     int d = 0;
     for (; d + 2 <= op_.dim; d += 2) {
-      const F a = C::get(keys + d * kBlock), b = C::get(keys + (d + 1) * kBlock);
-      for (int i = 0; i < Q; ++i) {
-        even[i] = fma(a, set1(q[offset[i] + d]), even[i]);
-        odd[i] = fma(b, set1(q[offset[i] + d + 1]), odd[i]);
+      accumulate(d, even);
+      accumulate(d + 1, odd);
+    }
+    if (d < op_.dim) accumulate(d, even);
+    for (int i = 0; i < Q; ++i)
+      for (int t = 0; t < T; ++t) {
+        F sum = add(even[i][t], odd[i][t]);
+        if (op_.softcap > 0.0f) sum = mul(set1(op_.softcap), tanh(div(sum, set1(op_.softcap))));
+        store(s_.scores + (first + i) * kPiece + (tile + t) * kBlock, sum);
       }
-    }
-    if (d < op_.dim) {
-      const F a = C::get(keys + d * kBlock);
-      for (int i = 0; i < Q; ++i) even[i] = fma(a, set1(q[offset[i] + d]), even[i]);
-    }
-    for (int i = 0; i < Q; ++i) {
-      F sum = add(even[i], odd[i]);
-      if (op_.softcap > 0.0f) sum = mul(set1(op_.softcap), tanh(div(sum, set1(op_.softcap))));
-      store(to + (first + i) * kPiece, sum);
-    }
   }
 
-  void all_scores(const Item* keys, float* to) {
+  template <int T>
+  void all_scores(int tile) {
     int i = 0;
-    for (; i + kScoreQueries <= queries_; i += kScoreQueries) scores<kScoreQueries>(keys, i, to);
-    with_count<kScoreQueries - 1>(queries_ - i, [&](auto q) { scores<q()>(keys, i, to); });
+    for (; i + kScoreQueries <= queries_; i += kScoreQueries) scores<kScoreQueries, T>(tile, i);
+    with_count<kScoreQueries - 1>(queries_ - i, [&](auto q) { scores<q(), T>(tile, i); });
   }
 
   // acc[i] = acc[i] * factor[i] + sum over keys of probability * value, for Q queries and 16 * W dims.
@@ -211,6 +219,7 @@ class Attention {
   }
 
   void softmax(int key, float* out, float* factor) {
+    float sums[kQueries];
     for (int i = 0; i < queries_; ++i) {
       float* s = s_.scores + i * kPiece;
       const int low = lowest(i / per_) - key, high = own_key(i / per_) - key;  // visible: low <= j <= high
@@ -226,11 +235,14 @@ class Attention {
         store(s + j, e);
         sum = add(sum, e);
       }
-      alignas(64) float change[16] = {p[0] - top};
-      store(change, exp(load(change)));
-      factor[i] = change[0];
-      p[1] = p[1] * change[0] + hsum(sum);
+      factor[i] = p[0] - top;
+      sums[i] = hsum(sum);
       p[0] = top;
+    }
+    for (int i = 0; i < queries_; i += 16) store(factor + i, exp(load(factor + i)));
+    for (int i = 0; i < queries_; ++i) {
+      float* total = out + i * stride() + 1;
+      *total = *total * factor[i] + sums[i];
     }
   }
 
@@ -242,14 +254,18 @@ class Attention {
   }
 
   void piece(int key, int keys, float* out) {
-    float factor[kQueries];
+    alignas(64) float factor[kQueries] = {};
     const int count = (keys + kBlock - 1) / kBlock;
     for (int t = 0; t < count; ++t) {
       tiles_[t] = tile(key + t * kBlock);
       if (tiles_[t].values) prefetch(tiles_[t].values, kBlock * padded_);
     }
-    for (int t = 0; t < count; ++t)
-      if (tiles_[t].keys) all_scores(tiles_[t].keys, s_.scores + t * kBlock);
+    for (int t = 0; t < count;) {
+      const bool pair = kScoreTiles == 2 && t + 1 < count && tiles_[t].keys && tiles_[t + 1].keys;
+      if (pair) all_scores<kScoreTiles>(t);
+      else if (tiles_[t].keys) all_scores<1>(t);
+      t += pair ? 2 : 1;
+    }
     softmax(key, out, factor);
     for (int next = key + kPiece; next < std::min(key + 2 * kPiece, last_ + 1); next += kBlock)
       if (const Item* keys_ahead = tile(next).keys) prefetch(keys_ahead, kBlock * op_.dim);
@@ -267,6 +283,7 @@ class Attention {
   int padded_, per_, queries_;
   int context_ = 0, in_seq_ = 0, depth_ = 0, last_ = 0, first_split_ = 0, last_split_ = 0;
   const int32_t* table_ = nullptr;
+  bool transposed_ = false;
   int path_[kMaxTreeRows] = {};
   Head<C> tiles_[kPiece / kBlock] = {};  // of the current piece
 };
