@@ -6,8 +6,6 @@
 
 namespace PACELINE_ISA {
 
-constexpr int kMaxWidth = 65536;
-
 // One row of a tiled weight as floats (embedding look-up).
 inline void unpack_row(const Segment& s, int row, float* to) {
   const uint8_t* tile = s.data + static_cast<size_t>(row / kTile) * s.tile_bytes;

@@ -7,7 +7,7 @@ or record them and replay the record every step in one native call (cpu), the wa
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -159,7 +159,6 @@ class StepOutput:
     """``logits`` is float32 ``[L, vocabulary]`` and valid until the program runs again."""
 
     logits: torch.Tensor
-    timings: dict[str, float] = field(default_factory=dict)
 
 
 class Program(Protocol):

@@ -17,6 +17,7 @@ from paceline.engine.scheduler import Scheduler
 from paceline.engine.sequence import Sequence, State
 from paceline.errors import InvalidRequestError, OverloadedError
 from paceline.models.spec import ModelSpec
+from paceline.models.tokenizer import ids_of
 from paceline.sampling.sampler import Sampler
 
 
@@ -59,7 +60,7 @@ class Engine:
         cache_spec = model.spec.cache_spec(config.kv_cache_dtype)
         self.config, self.choices = resolve(config, cache_spec, model.spec.context_length, limits, model.weights_bytes)
         self.context_length = self.config.context_length
-        self.eos_ids = frozenset(_config_eos(model.config) if eos_ids is None else eos_ids)
+        self.eos_ids = frozenset(ids_of(model.config.get("eos_token_id")) if eos_ids is None else eos_ids)
         self.drafter = drafter
         backend.allocate_cache(cache_spec, self.config.num_blocks)
         self.cache = KVCache(
@@ -278,10 +279,3 @@ def _resumed_end(sequence: Sequence) -> FinishReason | None:
     if int(sequence.token_ids[-1]) in sequence.stop_ids and sequence.length >= sequence.min_end:
         return "stop"
     return "length" if sequence.length >= sequence.end else None
-
-
-def _config_eos(config: Mapping[str, Any]) -> list[int]:
-    eos = config.get("eos_token_id")
-    if eos is None:
-        return []
-    return [int(token) for token in eos] if isinstance(eos, list | tuple) else [int(eos)]

@@ -154,4 +154,4 @@ def ids_of(value: Any) -> Collection[int]:
     """Token ids of a config entry that is an id, a list of ids, or absent."""
     if value is None:
         return ()
-    return [int(item) for item in value] if isinstance(value, list) else [int(value)]
+    return [int(item) for item in value] if isinstance(value, list | tuple) else [int(value)]
