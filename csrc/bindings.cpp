@@ -219,11 +219,11 @@ NB_MODULE(_cpu, m) {
         return Vector{add_vector(s, values), static_cast<int>(values.size())};
       }, nb::keep_alive<0, 1>());
   nb::class_<Cache>(m, "Cache").def("__init__", [](Cache* self, const std::string& type,
-                                                   const std::vector<std::tuple<int, int, int, int, int>>& groups) {
+                                                   const std::vector<std::tuple<int, int, int, int>>& groups) {
     const CacheType t = type == "f32" ? CacheType::F32 : type == "f16" ? CacheType::F16 : CacheType::BF16;
     std::vector<CacheShape> shapes;
-    for (const auto& [layers, heads, dim, blocks, window] : groups)
-      shapes.push_back({layers, heads, dim, blocks, window});
+    for (const auto& [layers, heads, dim, blocks] : groups)
+      shapes.push_back({layers, heads, dim, blocks});
     new (self) Cache(t, shapes);
   });
   auto program = nb::class_<Program>(m, "Program");

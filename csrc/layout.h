@@ -94,7 +94,6 @@ struct CacheGroup {
   size_t head_bytes = 0;   // keys and values of one head in one block
   size_t layer_bytes = 0;
   size_t block_bytes = 0;
-  int window = 0;
 };
 
 struct AttentionTask {

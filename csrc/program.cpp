@@ -40,7 +40,6 @@ Cache::Cache(CacheType type, const std::vector<CacheShape>& shapes) : type(type)
     g.head_bytes = static_cast<size_t>(shape.dim + round_up(shape.dim, 16)) * kBlock * item;
     g.layer_bytes = g.head_bytes * shape.kv_heads;
     g.block_bytes = g.layer_bytes * shape.layers;
-    g.window = shape.window;
     g.data = arena_.take(g.block_bytes * shape.blocks);
     groups.push_back(g);
   }

@@ -14,7 +14,7 @@
 namespace paceline {
 
 struct CacheShape {
-  int layers, kv_heads, dim, blocks, window;
+  int layers, kv_heads, dim, blocks;
 };
 
 class Cache {

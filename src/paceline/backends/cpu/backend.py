@@ -48,7 +48,7 @@ class CpuBackend:
         if spec.block_size != 16:
             raise PacelineError(f"the cpu backend has cache blocks of 16 tokens, not {spec.block_size}")
         groups = [
-            (spec.layer_group.count(group), spec.num_kv_heads, spec.head_dim, blocks, spec.group_windows[group])
+            (spec.layer_group.count(group), spec.num_kv_heads, spec.head_dim, blocks)
             for group, blocks in enumerate(num_blocks)
         ]
         self._cache = _cpu.Cache(spec.dtype, groups)
