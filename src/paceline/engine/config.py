@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from paceline.backends.base import CacheDtype, CacheSpec
 from paceline.engine.kv_cache import blocks_for, capacity_tokens, window_blocks
 from paceline.engine.messages import Choice
 from paceline.errors import InvalidRequestError
+from paceline.speculation.options import SpeculationOptions
 
 MAX_ROWS = 512
 MAX_RUNNING = 32
@@ -31,6 +32,7 @@ class EngineConfig:
     threads: int | None = None  # compute threads
     kv_cache_dtype: CacheDtype = "f16"
     prefix_cache: bool = True
+    speculation: SpeculationOptions = field(default_factory=SpeculationOptions)
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,20 @@ class Abort(msgspec.Struct, kw_only=True, omit_defaults=True, tag=True):
     index: int | None = None
 
 
+class StepSpeculation(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """What speculation did for one sequence in one step; for requests with ``speculative.report``.
+
+    ``sources``: the proposer of each accepted draft token, in order: they are the delta's first tokens, the last one
+    is the target's own. ``drafted``: draft tokens verified, by drafter. ``time``: seconds of the step;
+    ``time_without``: seconds in which the same tokens would have come without drafts, by the engine's cost table.
+    """
+
+    drafted: dict[str, int] = msgspec.field(default_factory=dict)
+    sources: list[str] = msgspec.field(default_factory=list)
+    time: float = 0.0
+    time_without: float = 0.0
+
+
 class SequenceDelta(msgspec.Struct, kw_only=True, omit_defaults=True):
     """New tokens of one sequence from one step. ``finish_reason`` is set on the last one. A stop token (end of
     sequence or one of ``stop_token_ids``) is included as the last of ``token_ids``, and named by ``stop_token``."""
@@ -56,6 +70,19 @@ class SequenceDelta(msgspec.Struct, kw_only=True, omit_defaults=True):
     error: str | None = None  # with finish_reason "error"
     num_cached_tokens: int = 0  # prompt tokens found in the prefix cache (first delta)
     queue_time: float | None = None  # seconds from arrival to first being scheduled (first delta)
+    speculation: StepSpeculation | None = None  # when the request wants a report
+
+
+class DrafterStats(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """Counters of one drafter for one adapter ("": the base model). Only what was verified counts."""
+
+    drafter: str
+    adapter: str = ""
+    drafts: int = 0
+    draft_tokens: int = 0
+    accepted_tokens: int = 0
+    accepted_per_position: list[int] = msgspec.field(default_factory=list)
+    drafted_per_position: list[int] = msgspec.field(default_factory=list)
 
 
 class EngineStats(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -75,6 +102,11 @@ class EngineStats(msgspec.Struct, kw_only=True, omit_defaults=True):
     generation_tokens: int = 0
     draft_tokens: int = 0
     accepted_tokens: int = 0
+    drafters: list[DrafterStats] = msgspec.field(default_factory=list)
+    decisions: dict[str, int] = msgspec.field(default_factory=dict)  # sequences a step, by drafter; "none": no draft
+    predicted_seconds: float = 0.0  # of the steps that the cost table predicted
+    realised_seconds: float = 0.0  # of the same steps
+    drafting_seconds: float = 0.0  # drafters and controller
 
 
 class StepReport(msgspec.Struct, kw_only=True, omit_defaults=True, tag=True):
@@ -105,6 +137,7 @@ class EngineReady(msgspec.Struct, kw_only=True, tag=True):
     max_running: int = 1  # most sequences in one step
     backend: str = ""
     path: str = ""  # of the model's local files: the tokenizer is there too
+    drafters: list[str] = msgspec.field(default_factory=list)  # that may propose; empty: speculation is off
 
 
 class EngineFailed(msgspec.Struct, kw_only=True, tag=True):

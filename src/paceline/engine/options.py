@@ -6,6 +6,8 @@ from typing import Literal
 
 import msgspec
 
+from paceline.speculation.options import SpeculationOptions
+
 #: Builds the engine from its options; a name, so that it can be told to another process.
 ENGINE_FACTORY = "paceline.engine.factory:build_in_own_process"
 
@@ -24,3 +26,4 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     threads: int | None = None  # compute threads
     prefix_cache: bool = True
     kv_cache_dtype: Literal["f32", "f16", "bf16"] = "f16"
+    speculation: SpeculationOptions = SpeculationOptions()

@@ -7,6 +7,7 @@ import math
 import msgspec
 
 from paceline.errors import InvalidRequestError
+from paceline.sampling.speculative import Speculative
 
 MAX_LOGPROBS = 100
 MAX_SEQUENCES = 128
@@ -42,6 +43,9 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     skip_special_tokens: bool = True
     logprobs: int | None = None  # alternatives a token; 0: only the chosen one
     prompt_logprobs: int | None = None
+    choice: tuple[str, ...] = ()  # the output is exactly one of these texts
+    choice_ids: tuple[tuple[int, ...], ...] = ()  # filled from choice by whoever owns the tokenizer
+    speculative: Speculative | None = None  # None: as the engine is configured
 
     def validate(self, vocab_size: int | None = None) -> None:
         """Raises ``InvalidRequestError`` naming the parameter, its value and the limit."""
@@ -62,6 +66,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
             ("seed", self.seed is None or -(2**63) <= self.seed < 2**64, "must fit in 64 bits"),
             ("stop", all(self.stop), "must not contain an empty string"),
             ("bad_words", all(self.bad_words), "must not contain an empty string"),
+            ("choice", all(self.choice), "must not contain an empty string"),
         ]
         for name, good, rule in checks:  # a NaN fails every comparison
             if not good:
@@ -70,6 +75,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
             raise InvalidRequestError(
                 f"min_tokens must not exceed max_tokens, got {self.min_tokens} > {self.max_tokens}", param="min_tokens"
             )
+        if self.speculative is not None:
+            self.speculative.validate()
         self._validate_ids(vocab_size)
 
     def _validate_ids(self, vocab_size: int | None) -> None:

@@ -1,8 +1,14 @@
-"""Proposed tokens: the type that drafters produce and the scheduler, runner and verifier consume."""
+"""Proposed tokens: the type that drafters produce and the controller, scheduler, runner and verifier consume."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+#: A distribution over tokens: ascending ids and their probabilities (sum 1); ids left out have none.
+Distribution = tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -10,16 +16,19 @@ class Draft:
     """Draft tokens for one sequence, in an order in which parents come before children.
 
     ``parents[i]`` is the index of token ``i``'s parent in this draft, -1 for a child of the sequence's last token;
-    None means a chain (``parents[i] == i - 1``). ``probabilities`` is the drafter's own probability of each token,
-    None when the draft is one-hot. ``survival[i]`` estimates the probability that token ``i`` is accepted together
-    with all its ancestors.
+    None means a chain (``parents[i] == i - 1``). ``confidence[i]`` is the drafter's own guess, in [0, 1], at the
+    probability that token ``i`` is accepted once its ancestors are; the controller calibrates it. ``distributions[i]``
+    is what token ``i`` was drawn from; None when the draft is one-hot (chosen, not drawn). Siblings of a drawn tree are
+    drawn without replacement from the same distribution, in their order in the draft. Where tokens were drawn,
+    ``confidence[i]`` may depend on distributions and on tokens before ``i`` only, never on the token drawn at ``i`` or
+    later: trimming by it would bias the output.
     """
 
     token_ids: tuple[int, ...]
     drafter: str
     parents: tuple[int, ...] | None = None
-    probabilities: tuple[float, ...] | None = None
-    survival: tuple[float, ...] | None = None
+    confidence: tuple[float, ...] | None = None
+    distributions: tuple[Distribution, ...] | None = None
 
     def __post_init__(self) -> None:
         assert self.parents is None or all(-1 <= p < i for i, p in enumerate(self.parents))
@@ -35,6 +44,10 @@ class Draft:
         def cut(values: tuple | None) -> tuple | None:
             return None if values is None else values[:count]
 
-        return Draft(
-            self.token_ids[:count], self.drafter, cut(self.parents), cut(self.probabilities), cut(self.survival)
+        return replace(
+            self,
+            token_ids=self.token_ids[:count],
+            parents=cut(self.parents),
+            confidence=cut(self.confidence),
+            distributions=cut(self.distributions),
         )

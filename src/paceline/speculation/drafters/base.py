@@ -1,0 +1,83 @@
+"""What a drafter is, and what it sees of the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from paceline.backends.base import IntArray
+from paceline.sampling.params import SamplingParams
+from paceline.speculation.draft import Draft
+
+
+class SequenceView(Protocol):
+    """A running sequence, as drafters see it. ``key`` names it among the unfinished ones: (request id, index)."""
+
+    @property
+    def key(self) -> tuple[str, int]: ...
+
+    @property
+    def index(self) -> int: ...
+
+    @property
+    def adapter(self) -> str | None: ...
+
+    @property
+    def params(self) -> SamplingParams: ...
+
+    @property
+    def prompt_length(self) -> int: ...
+
+    @property
+    def length(self) -> int:
+        """Known tokens: prompt and output."""
+
+    @property
+    def token_ids(self) -> IntArray:
+        """All known tokens, int32 ``[length]``: a view, valid until the sequence grows."""
+
+
+@dataclass(slots=True)
+class Progress:
+    """What one step did for one sequence.
+
+    ``token_ids`` were taken (none while its prompt is being computed) and are already part of ``sequence.token_ids``.
+    ``first`` is the position of the first token whose keys the step computed and kept, ``rows`` are the rows of the
+    step's flat batch that hold these tokens, in order: position ``first + i`` was computed by row ``rows[i]``.
+    ``hidden`` are the hidden states ``[rows of the step, layers * width]`` of the layers that drafters asked for, valid
+    until the next step; None when nobody asked.
+    """
+
+    sequence: SequenceView
+    token_ids: list[int]
+    first: int = 0
+    rows: Seq[int] = ()
+    hidden: torch.Tensor | None = None
+
+
+class Drafter(Protocol):
+    """Proposes tokens for sequences that are about to sample, and sees what came of every step.
+
+    ``cheap`` drafters run no model: they are asked in every step, and scored on all text whether their proposal was
+    verified or not. The others are asked when the controller expects a gain from them. ``layers``: those of the
+    target's layers whose hidden states it wants in ``Progress.hidden``; layer ``i`` is the residual stream behind
+    decoder layer ``i``.
+    """
+
+    name: str
+    cheap: bool
+    layers: tuple[int, ...]
+
+    def propose(self, sequences: Seq[SequenceView], lengths: Seq[int]) -> Seq[Draft | None]:
+        """A draft of at most ``lengths[i]`` (at least 1) tokens for each sequence, or None. All its known tokens are in
+        ``token_ids``; the draft follows the last one. The engine may verify fewer tokens than proposed."""
+
+    def observe(self, progress: Seq[Progress]) -> None:
+        """After each step, for every sequence that was in it. A sequence may come back with fewer tokens computed than
+        before (it was preempted): its known tokens never change."""
+
+    def forget(self, sequence: SequenceView) -> None:
+        """The sequence ended (its tokens are still there), or was aborted."""
