@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from fake_drafters import TakesAll
 
 from paceline.backends.base import MAX_TREE_ROWS, Batch, CacheSpec, StepOutput
 from paceline.engine.config import EngineConfig, Machine
@@ -226,8 +227,9 @@ def make_engine(
 ) -> tuple[Engine, FakeBackend]:
     """An engine on the fake model; ``config``: fields of ``EngineConfig``."""
     backend = FakeBackend()
+    controller = None if drafter is None else TakesAll(drafter)
     engine = Engine(
-        FakeModel(fake_spec(windows, context)), backend, EngineConfig(**config), drafter=drafter, limits=MACHINE
+        FakeModel(fake_spec(windows, context)), backend, EngineConfig(**config), controller=controller, limits=MACHINE
     )
     return engine, backend
 

@@ -13,6 +13,8 @@ from paceline.speculation.options import SpeculationOptions
 MAX_ROWS = 512
 MAX_RUNNING = 32
 MAX_QUEUE = 256
+DRAFT_ROWS = 64  # least rows of a step for draft tokens
+DRAFT_ROWS_PER_SEQUENCE = 4  # more only helps where nobody is short of rows, and then few sequences run
 MEMORY_SHARE = 0.25  # of the free memory, for the KV cache
 TOKENS_PER_SEQUENCE = 1024  # generous length for which the cache is sized
 WARM_BYTES = 192 * 2**20  # least memory for remembered prefixes
@@ -42,7 +44,8 @@ class ResolvedConfig:
     context_length: int
     num_blocks: tuple[int, ...]  # per cache group
     warm_blocks: tuple[int, ...]  # of them, those that remembered prefixes may fill
-    max_rows: int
+    max_rows: int  # of known tokens
+    max_draft_rows: int  # behind these, of draft tokens
     max_running: int
     max_queue: int
     threads: int
@@ -66,6 +69,7 @@ def resolve(
     Raises ``InvalidRequestError`` naming a setting that cannot be met, its value and the limit.
     """
     _check(config, spec, model_context)
+    config.speculation.validate()
     choices: list[Choice] = []
 
     def choose(name: str, wish: int | None, value: int, reason: str) -> int:
@@ -98,6 +102,7 @@ def resolve(
         num_blocks=num_blocks,
         warm_blocks=tuple(max(1, int(blocks * share)) for blocks in num_blocks),
         max_rows=max_rows,
+        max_draft_rows=max(DRAFT_ROWS, DRAFT_ROWS_PER_SEQUENCE * max_running),
         max_running=min(max_running, max_rows),
         max_queue=max_queue,
         threads=threads,
