@@ -8,8 +8,8 @@ from fake_model import EOS, fake_spec, make_engine, make_request, prompt_of, ref
 
 from paceline.engine.batch_builder import depths
 from paceline.engine.drafting import fit_draft
-from paceline.engine.kv_cache import BlockTable
 from paceline.engine.sequence import Sequence
+from paceline.kv.cache import BlockTable
 from paceline.speculation.draft import Draft
 
 CHAIN = Draft(tuple(range(30)), "test")

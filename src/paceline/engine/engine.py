@@ -10,12 +10,12 @@ from paceline.backends.base import Backend, Ops
 from paceline.engine import machine
 from paceline.engine.config import EngineConfig, Machine, resolve
 from paceline.engine.drafting import Drafter, fit_draft
-from paceline.engine.kv_cache import KVCache
 from paceline.engine.messages import EngineStats, FinishReason, Request, SequenceDelta, StepReport
 from paceline.engine.runner import Runner, StepResult
 from paceline.engine.scheduler import Scheduler
 from paceline.engine.sequence import Sequence, State
 from paceline.errors import InvalidRequestError, OverloadedError
+from paceline.kv.cache import KVCache
 from paceline.models.spec import ModelSpec
 from paceline.models.tokenizer import ids_of
 from paceline.sampling.sampler import Sampler

@@ -9,8 +9,8 @@ import torch
 
 from paceline.backends.base import Program
 from paceline.engine.batch_builder import BatchBuilder, prompt_logprob_range
-from paceline.engine.kv_cache import KVCache
 from paceline.engine.sequence import Sequence
+from paceline.kv.cache import KVCache
 from paceline.sampling.outputs import TokenLogprobs
 from paceline.sampling.sampler import Sampler, SampleRow
 from paceline.sampling.state import SamplingState

@@ -23,8 +23,8 @@ import time
 from bisect import insort
 from operator import attrgetter
 
-from paceline.engine.kv_cache import KVCache
 from paceline.engine.sequence import CLASS_RANK, Sequence, State
+from paceline.kv.cache import KVCache
 
 #: Rows a step of a sequence whose prompt logprobs are wanted: each needs a row of logits (vocabulary-sized).
 PROMPT_LOGPROB_ROWS = 64
