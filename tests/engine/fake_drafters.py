@@ -102,3 +102,14 @@ class TreeDrafter(ScriptedDrafter):
                     tokens.append(self.wrong(value))
                     parents.append(len(tokens) - 2)
         return Draft(tuple(tokens), "tree", tuple(parents)) if tokens else None
+
+
+class LeadingTreeDrafter(ScriptedDrafter):
+    """Token trees whose first tokens are the right ones; a wrong sibling of the first comes last."""
+
+    def draft(self, sequence: Sequence) -> Draft | None:
+        chain = super().draft(sequence)
+        if chain is None:
+            return None
+        tokens = (*chain.token_ids, self.wrong(chain.token_ids[0]))
+        return Draft(tokens, "leading", (*range(-1, len(chain) - 1), -1))

@@ -92,6 +92,7 @@ class FakeBackend:
         self.spec: CacheSpec | None = None
         self.max_rows_seen = 0
         self.poison: set[int] = set()  # more tokens whose rows give NaN
+        self.num_moves = 0
 
     def allocate_cache(self, spec: CacheSpec, num_blocks: Sequence[int]) -> None:
         rng = np.random.default_rng(1)
@@ -100,6 +101,13 @@ class FakeBackend:
 
     def compile(self, build: object, max_rows: int) -> FakeProgram:
         return FakeProgram(self, max_rows)
+
+    def move(self, sources: np.ndarray, targets: np.ndarray) -> None:
+        self.num_moves += sources.shape[1]
+        for keys, *pairs in zip(self.keys, sources.tolist(), targets.tolist(), strict=True):
+            for source, target in zip(*pairs, strict=True):
+                assert source != target, "a move to where it is"
+                keys[target] = keys[source]
 
 
 class FakeProgram:

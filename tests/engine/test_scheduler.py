@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from fake_model import EOS, fake_spec, make_request, prompt_of
 
-from paceline.engine.kv_cache import KVCache
 from paceline.engine.scheduler import PROMPT_LOGPROB_ROWS, Scheduler
 from paceline.engine.sequence import Sequence, State
+from paceline.kv.cache import KVCache
 from paceline.speculation.draft import Draft
 
 CONTEXT = 256

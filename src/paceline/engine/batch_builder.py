@@ -7,8 +7,8 @@ from collections.abc import Sequence as Seq
 import numpy as np
 
 from paceline.backends.base import Batch, IntArray
-from paceline.engine.kv_cache import KVCache
 from paceline.engine.sequence import Sequence
+from paceline.kv.cache import KVCache
 from paceline.speculation.draft import Draft
 
 

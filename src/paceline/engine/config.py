@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from paceline.backends.base import CacheDtype, CacheSpec
-from paceline.engine.kv_cache import blocks_for, capacity_tokens, window_blocks
 from paceline.engine.messages import Choice
 from paceline.errors import InvalidRequestError
+from paceline.kv.cache import blocks_for, capacity_tokens
+from paceline.kv.sizing import blocks_per_group, cache_bytes
 from paceline.speculation.options import SpeculationOptions
 
 MAX_ROWS = 512
@@ -108,26 +109,6 @@ def resolve(
         threads=threads,
         prefix_cache=config.prefix_cache,
     ), choices
-
-
-def cache_bytes(spec: CacheSpec, num_blocks: tuple[int, ...]) -> int:
-    """Bytes of the whole KV cache."""
-    return sum(blocks * spec.block_bytes(group) for group, blocks in enumerate(num_blocks))
-
-
-def blocks_per_group(spec: CacheSpec, tokens: int, max_rows: int, max_running: int) -> tuple[int, ...]:
-    """Blocks of each group for ``tokens`` cached tokens. A group with a window needs no more than the windows of all
-    running sequences and one step's rows; half as much again lets it remember prefixes."""
-    size = spec.block_size
-    everything = blocks_for(tokens, size)
-
-    def count(window: int) -> int:
-        if not window:
-            return everything
-        live = max_running * (window_blocks(window, size) + 1) + blocks_for(max_rows, size)
-        return min(everything, live + live // 2)
-
-    return tuple(count(window) for window in spec.group_windows)
 
 
 def _choose_blocks(

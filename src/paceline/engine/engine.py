@@ -10,12 +10,12 @@ from paceline.backends.base import Backend, Ops
 from paceline.engine import machine
 from paceline.engine.config import EngineConfig, Machine, resolve
 from paceline.engine.drafting import Drafting
-from paceline.engine.kv_cache import KVCache
 from paceline.engine.messages import EngineStats, FinishReason, Request, SequenceDelta, StepReport, StepSpeculation
 from paceline.engine.runner import Runner, StepResult
 from paceline.engine.scheduler import Scheduler
 from paceline.engine.sequence import Sequence, State
 from paceline.errors import InvalidRequestError, OverloadedError
+from paceline.kv.cache import KVCache
 from paceline.models.spec import ModelSpec
 from paceline.models.tokenizer import ids_of
 from paceline.sampling.params import SamplingParams
@@ -77,7 +77,7 @@ class Engine:
         self.scheduler = Scheduler(self.cache, self.config.max_rows, self.config.max_running, draft_rows)
         vocab_size = model.spec.vocab_size
         program = backend.compile(model.build, self.config.max_rows + draft_rows)
-        self.runner = Runner(program, self.cache, Sampler(vocab_size), vocab_size, self.eos_ids)
+        self.runner = Runner(program, self.cache, backend, Sampler(vocab_size), vocab_size, self.eos_ids)
         self._requests: dict[str, list[Sequence]] = {}  # unfinished sequences
         self._outbox: list[SequenceDelta] = []  # deltas that came about between steps
         self._serial = 0

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import torch
 
-from paceline.backends.base import Program
+from paceline.backends.base import Backend, Program
 from paceline.engine.batch_builder import BatchBuilder, prompt_logprob_range
-from paceline.engine.kv_cache import KVCache
+from paceline.engine.kv_moves import PathMoves
 from paceline.engine.sequence import Sequence
+from paceline.kv.cache import KVCache
 from paceline.sampling.outputs import TokenLogprobs
 from paceline.sampling.sampler import Sampler, SampleRow
 from paceline.sampling.state import SamplingState
@@ -22,10 +23,8 @@ from paceline.speculation.verify import verify
 class StepResult:
     """What one step did for one sequence.
 
-    ``token_ids`` are accepted, but not yet cut at an end of the sequence. ``kept_rows``: leading rows of the sequence
-    in this step whose keys and values stay in the cache. Known tokens' rows always do. Of a draft, those that lie in
-    the cache as the text goes: a chain's accepted rows, and of a tree the accepted path as far as it is made of the
-    tree's first tokens. The rest is computed again, as known tokens, in the next step.
+    ``token_ids`` are accepted, but not yet cut at an end of the sequence. ``kept_rows``: how many of the sequence's
+    rows in this step stay in the cache, those of known tokens and of accepted draft tokens, one behind the other.
     """
 
     token_ids: list[int]
@@ -36,12 +35,20 @@ class StepResult:
 
 
 class Runner:
-    """One model, one cache, one sampler."""
+    """One model, one cache, one sampler. ``backend`` holds the cache's keys and values."""
 
     def __init__(
-        self, program: Program, cache: KVCache, sampler: Sampler, vocab_size: int, eos_ids: frozenset[int]
+        self,
+        program: Program,
+        cache: KVCache,
+        backend: Backend,
+        sampler: Sampler,
+        vocab_size: int,
+        eos_ids: frozenset[int],
     ) -> None:
         self.program = program
+        self.cache = cache
+        self.backend = backend
         self.sampler = sampler
         self.vocab_size = vocab_size
         self.eos_ids = eos_ids
@@ -81,6 +88,7 @@ class Runner:
         sampled = self.sampler.sample(logits, rows)
         verified = verify(sampled.token_ids, starts, drafts)
         results = []
+        moves = PathMoves(self.cache)
         done = 0
         for sequence in planned:
             if not sequence.completes:
@@ -89,13 +97,15 @@ class Runner:
             outcome, start = verified[done], starts[done]
             done += 1
             token_ids, path = outcome.token_ids, outcome.path
-            result = StepResult(token_ids, sequence.rows + _leading(path), outcome.num_accepted)
+            moves.add(sequence, path)
+            result = StepResult(token_ids, sequence.rows + outcome.num_accepted, outcome.num_accepted)
             if sampled.logprobs is not None and sequence.params.logprobs is not None:
                 result.logprobs = [entry for row in path if (entry := sampled.logprobs[start + row]) is not None]
             if sampled.errors and token_ids[-1] < 0:
                 result.error = sampled.errors.get(start + path[-1], "the model gave no token")
                 result.token_ids = token_ids[:-1]
             results.append(result)
+        moves.run(self.backend)
         return results
 
     def _start_sampling(self, sequence: Sequence) -> SampleRow:
@@ -139,11 +149,3 @@ def draft_rows(state: SamplingState, draft: Draft) -> list[SampleRow]:
     for token, parent in zip(draft.token_ids, draft.parents, strict=True):
         paths.append((*(paths[parent] if parent >= 0 else ()), token))
     return [SampleRow(state, path) for path in paths]
-
-
-def _leading(path: list[int]) -> int:
-    """Accepted draft rows that directly follow the known tokens in the cache."""
-    count = 0
-    while count + 1 < len(path) and path[count + 1] == count + 1:
-        count += 1
-    return count

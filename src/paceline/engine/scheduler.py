@@ -25,8 +25,8 @@ from bisect import insort
 from operator import attrgetter
 
 from paceline.backends.base import MAX_TREE_ROWS
-from paceline.engine.kv_cache import KVCache
 from paceline.engine.sequence import CLASS_RANK, Sequence, State
+from paceline.kv.cache import KVCache
 from paceline.speculation.draft import Draft
 
 #: Rows a step of a sequence whose prompt logprobs are wanted: each needs a row of logits (vocabulary-sized).

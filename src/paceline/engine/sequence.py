@@ -7,8 +7,8 @@ import enum
 import numpy as np
 
 from paceline.backends.base import IntArray
-from paceline.engine.kv_cache import BlockTable
 from paceline.engine.messages import FinishReason, Request, TokenLogprobs
+from paceline.kv.cache import BlockTable
 from paceline.sampling.sampler import SampleRow
 from paceline.speculation.draft import Draft
 
