@@ -21,13 +21,13 @@ class TakesAll:
         self.names = (drafter.name,)
         self.layers = drafter.layers
 
-    def choose(self, sequences: Seq[Sequence], limits: Seq[int], other_rows: int) -> Decision:
-        assert sequences and all(limit > 0 for limit in limits) and other_rows >= 0
+    def choose(self, sequences: Seq[Sequence], limits: Seq[int], sampling: int, other_rows: int) -> Decision:
+        assert sequences and all(limit > 0 for limit in limits) and sampling >= len(sequences) and other_rows >= 0
         drafts = self.drafter.propose(sequences, limits)
         return Decision([None if d is None else d.trim(n) for d, n in zip(drafts, limits, strict=True)])
 
-    def observe(self, progress: Seq[Progress], rows: int, seconds: float) -> None:
-        assert seconds > 0 and rows >= len(progress)
+    def observe(self, progress: Seq[Progress], rows: int, other_rows: int, seconds: float) -> None:
+        assert seconds > 0 and rows >= len(progress) and rows >= other_rows >= 0
         self.drafter.observe(progress)
 
     def forget(self, sequence: Sequence) -> None:

@@ -26,21 +26,26 @@ class Drafting:
         self._stats = stats
         self._counters: dict[tuple[str, str | None], DrafterStats] = {}
         self._decision = Decision(())
+        self._other_rows = 0
 
     def plan(self, planned: Seq[Sequence]) -> None:
         """Gives planned sequences that sample the drafts that are worth their rows."""
         started = time.perf_counter()
         self._decision = Decision(())
-        rows = 0
+        rows = sampling = 0
         able: list[Sequence] = []
         limits: list[int] = []
         for sequence in planned:
             rows += sequence.rows
-            if sequence.completes and (limit := self._limit(sequence)) > 0:
-                able.append(sequence)
-                limits.append(limit)
+            if sequence.completes:
+                sampling += 1
+                limit = self._limit(sequence)
+                if limit > 0:
+                    able.append(sequence)
+                    limits.append(limit)
+        self._other_rows = rows - sampling
         if able:
-            self._decision = self.controller.choose(able, limits, rows - len(able))
+            self._decision = self.controller.choose(able, limits, sampling, self._other_rows)
             decisions = self._stats.decisions
             for sequence, draft in zip(able, self._decision.drafts, strict=True):
                 granted = None if draft is None else self.scheduler.grant(sequence, draft)
@@ -98,7 +103,7 @@ class Drafting:
         if self._decision.seconds:
             self._stats.predicted_seconds += self._decision.seconds
             self._stats.realised_seconds += seconds
-        self.controller.observe(progress, rows, seconds)
+        self.controller.observe(progress, rows, self._other_rows, seconds)
         self._stats.drafting_seconds += time.perf_counter() - started
 
     def forget(self, sequence: Sequence) -> None:

@@ -26,12 +26,14 @@ class DraftController(Protocol):
     names: tuple[str, ...]
     layers: tuple[int, ...]
 
-    def choose(self, sequences: Seq[SequenceView], limits: Seq[int], other_rows: int) -> Decision:
-        """For sequences that sample in this step: at most ``limits[i]`` (at least 1) draft tokens each.
-        ``other_rows``: rows of the step besides one for each of them. Not called when no sequence may draft."""
+    def choose(self, sequences: Seq[SequenceView], limits: Seq[int], sampling: int, other_rows: int) -> Decision:
+        """For sequences that sample in this step: at most ``limits[i]`` (at least 1) draft tokens each. ``sampling``:
+        all sequences that do, those that may not draft included; ``other_rows``: the step's rows besides one for each
+        of these. Not called when no sequence may draft."""
 
-    def observe(self, progress: Seq[Progress], rows: int, seconds: float) -> None:
-        """After every step, for every sequence that was in it: what it took; the step's rows and duration."""
+    def observe(self, progress: Seq[Progress], rows: int, other_rows: int, seconds: float) -> None:
+        """After every step, for every sequence that was in it: what it took; all rows of the step, those that were
+        neither sampled nor drafted among them, and its duration."""
 
     def forget(self, sequence: SequenceView) -> None:
         """The sequence ended or was aborted."""
