@@ -74,7 +74,8 @@ class Engine:
         self.scheduler = Scheduler(self.cache, self.config.max_rows, self.config.max_running)
         vocab_size = model.spec.vocab_size
         program = backend.compile(model.build, self.config.max_rows)
-        self.runner = Runner(program, self.cache, Sampler(vocab_size), vocab_size, self.eos_ids)
+        sampler = Sampler(vocab_size, coupled=config.speculation.sampling == "coupled")
+        self.runner = Runner(program, self.cache, sampler, vocab_size, self.eos_ids)
         self._requests: dict[str, list[Sequence]] = {}  # unfinished sequences
         self._outbox: list[SequenceDelta] = []  # deltas that came about between steps
         self._serial = 0

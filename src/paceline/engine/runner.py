@@ -15,7 +15,8 @@ from paceline.sampling.outputs import TokenLogprobs
 from paceline.sampling.sampler import Sampler, SampleRow
 from paceline.sampling.state import SamplingState
 from paceline.speculation.draft import Draft
-from paceline.speculation.verify import verify
+from paceline.speculation.target import TargetRows
+from paceline.speculation.verify import needs_target, verify
 
 
 @dataclass(slots=True)
@@ -56,6 +57,7 @@ class Runner:
         rows: list[SampleRow] = []
         starts = [0]
         drafts: list[Draft | None] = []
+        drawn: list[int] = []  # places in ``drafts`` of those that the target's distributions decide
         for sequence in planned:
             if sequence.completes:
                 rows.append(sequence.sampling or self._start_sampling(sequence))
@@ -63,12 +65,15 @@ class Runner:
                 if sequence.draft_rows:
                     assert sequence.draft is not None
                     draft = sequence.draft.trim(sequence.draft_rows)
-                    rows += draft_rows(rows[-1].state, draft)
+                    if not self.sampler.coupled and needs_target(draft, sequence.params):
+                        drawn.append(len(drafts))
+                        rows[-1] = SampleRow(rows[-1].state, deferred=True)
+                    rows += draft_rows(rows[-1], draft)
                 drafts.append(draft)
                 starts.append(len(rows))
         if not rows:
             return [StepResult([], sequence.rows) for sequence in planned]
-        return self._sample(planned, logits, rows, starts, drafts)
+        return self._sample(planned, logits, rows, starts, drafts, drawn)
 
     def _sample(
         self,
@@ -77,23 +82,35 @@ class Runner:
         rows: list[SampleRow],
         starts: list[int],
         drafts: list[Draft | None],
+        drawn: list[int],
     ) -> list[StepResult]:
+        targets: dict[int, TargetRows] = {}
+        if drawn:
+            logits = logits.cpu()
+            for s in drawn:
+                own = slice(starts[s], starts[s + 1])
+                targets[s] = TargetRows(self.sampler, logits[own], rows[own])
         sampled = self.sampler.sample(logits, rows)
-        verified = verify(sampled.token_ids, starts, drafts)
+        verified = verify(sampled.token_ids, starts, drafts, targets)
         results = []
         done = 0
         for sequence in planned:
             if not sequence.completes:
                 results.append(StepResult([], sequence.rows))
                 continue
-            outcome, start = verified[done], starts[done]
+            outcome, start, target = verified[done], starts[done], targets.get(done)
             done += 1
             token_ids, path = outcome.token_ids, outcome.path
             result = StepResult(token_ids, sequence.rows + _leading(path), outcome.num_accepted)
             if sampled.logprobs is not None and sequence.params.logprobs is not None:
-                result.logprobs = [entry for row in path if (entry := sampled.logprobs[start + row]) is not None]
-            if sampled.errors and token_ids[-1] < 0:
-                result.error = sampled.errors.get(start + path[-1], "the model gave no token")
+                result.logprobs = (
+                    target.logprobs(outcome)
+                    if target is not None
+                    else [entry for row in path if (entry := sampled.logprobs[start + row]) is not None]
+                )
+            if token_ids[-1] < 0:
+                messages, row = (sampled.errors, start + path[-1]) if target is None else (target.errors, path[-1])
+                result.error = messages.get(row, "the model gave no token")
                 result.token_ids = token_ids[:-1]
             results.append(result)
         return results
@@ -131,14 +148,15 @@ class Runner:
         return torch.cat(kept) if kept else logits[:0]
 
 
-def draft_rows(state: SamplingState, draft: Draft) -> list[SampleRow]:
-    """A row for each draft token, with the path of draft tokens that leads to it."""
+def draft_rows(first: SampleRow, draft: Draft) -> list[SampleRow]:
+    """A row for each draft token behind the row ``first``, with the path of draft tokens that leads to it."""
+    state, deferred = first.state, first.deferred
     if draft.parents is None:
-        return [SampleRow(state, draft.token_ids[:count]) for count in range(1, len(draft) + 1)]
+        return [SampleRow(state, draft.token_ids[:count], deferred) for count in range(1, len(draft) + 1)]
     paths: list[tuple[int, ...]] = []
     for token, parent in zip(draft.token_ids, draft.parents, strict=True):
         paths.append((*(paths[parent] if parent >= 0 else ()), token))
-    return [SampleRow(state, path) for path in paths]
+    return [SampleRow(state, path, deferred) for path in paths]
 
 
 def _leading(path: list[int]) -> int:
