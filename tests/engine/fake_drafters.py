@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence as Seq
 
 from paceline.engine.sequence import Sequence
-from paceline.speculation.decision import Decision
+from paceline.speculation.decision import Decision, StepShape
 from paceline.speculation.draft import Draft
 from paceline.speculation.drafters.base import Progress
 
@@ -21,13 +21,14 @@ class TakesAll:
         self.names = (drafter.name,)
         self.layers = drafter.layers
 
-    def choose(self, sequences: Seq[Sequence], limits: Seq[int], sampling: int, other_rows: int) -> Decision:
-        assert sequences and all(limit > 0 for limit in limits) and sampling >= len(sequences) and other_rows >= 0
+    def choose(self, sequences: Seq[Sequence], limits: Seq[int], shape: StepShape) -> Decision:
+        assert sequences and all(limit > 0 for limit in limits)
+        assert shape.sampling >= len(sequences) and shape.other_rows >= 0 < shape.draft_rows
         drafts = self.drafter.propose(sequences, limits)
         return Decision([None if d is None else d.trim(n) for d, n in zip(drafts, limits, strict=True)])
 
-    def observe(self, progress: Seq[Progress], rows: int, other_rows: int, seconds: float) -> None:
-        assert seconds > 0 and rows >= len(progress) and rows >= other_rows >= 0
+    def observe(self, progress: Seq[Progress], shape: StepShape, rows: int, seconds: float) -> None:
+        assert seconds > 0 and rows >= len(progress) and rows >= shape.sampling + shape.other_rows
         self.drafter.observe(progress)
 
     def forget(self, sequence: Sequence) -> None:

@@ -17,9 +17,9 @@ class Watching(TakesAll):
 
     asked: list[tuple[list[int], int]]
 
-    def choose(self, sequences, limits, sampling, other_rows):
-        self.asked.append((list(limits), other_rows))
-        return super().choose(sequences, limits, sampling, other_rows)
+    def choose(self, sequences, limits, shape):
+        self.asked.append((list(limits), shape.other_rows))
+        return super().choose(sequences, limits, shape)
 
 
 def watched(length: int = 4, error_rate: float = 0.0, **params: object):

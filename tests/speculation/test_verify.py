@@ -1,8 +1,9 @@
-"""Verification of one-hot drafts: which tokens and rows stand, and that drafts never show in the text."""
+"""Verification by comparing: which tokens and rows stand, and that drafts never show in the text."""
 
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,8 +14,11 @@ from hypothesis import strategies as st
 from paceline.sampling.params import SamplingParams
 from paceline.sampling.sampler import Sampler, SampleRow
 from paceline.sampling.state import SamplingState
-from paceline.speculation.draft import Draft
-from paceline.speculation.verify import Verified, match_sampled, verify
+from paceline.speculation.draft import Distribution, Draft
+from paceline.speculation.noise import StepNoise
+from paceline.speculation.verify import Verified, match_sampled, needs_target, rule_of, verify
+from paceline.speculation.verify_block import verify_block
+from paceline.speculation.verify_tree import verify_tree
 
 
 def chain(*token_ids: int) -> Draft:
@@ -65,11 +69,33 @@ def test_a_ragged_batch_keeps_sequences_apart() -> None:
     ]
 
 
-def test_another_rule_can_decide() -> None:
-    def refuse(sampled: object, draft: Draft) -> Verified:
-        return Verified([0], [0])
+def one_hot(token: int) -> Distribution:
+    return np.array([token]), np.ones(1)
 
-    assert verify([1, 2, 3], [0, 2, 3], [chain(1), None], refuse) == [Verified([0], [0]), Verified([3], [0])]
+
+class CertainTarget:
+    """A target that gives token 4 everywhere."""
+
+    noise = StepNoise(seed=1, index=0, position=10)
+
+    def distribution(self, row: int) -> Distribution:
+        return one_hot(4)
+
+
+def test_drawn_drafts_are_decided_by_their_targets_and_others_by_what_was_sampled() -> None:
+    drawn = Draft((4, 3), "fake", distributions=(one_hot(4), one_hot(3)))
+    outcomes = verify([-1, -1, -1, 5, 7, 9], [0, 3, 5, 6], [drawn, chain(5), None], {0: CertainTarget()})
+    assert outcomes == [Verified([4, 4], [0, 1]), Verified([5, 7], [0, 1]), Verified([9], [0])]
+
+
+def test_a_rule_is_chosen_by_the_draft_and_the_parameters() -> None:
+    drawn = Draft((4, 3), "fake", distributions=(one_hot(4), one_hot(3)))
+    assert needs_target(drawn, SamplingParams())
+    assert not needs_target(drawn, SamplingParams(temperature=0.0))
+    assert not needs_target(chain(4, 3), SamplingParams())
+    assert rule_of(drawn) is verify_block
+    assert rule_of(replace(drawn, parents=(-1, 0))) is verify_block
+    assert rule_of(replace(drawn, parents=(-1, -1))) is verify_tree
 
 
 def test_rows_that_do_not_fit_the_draft_are_a_bug() -> None:

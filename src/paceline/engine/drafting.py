@@ -10,7 +10,7 @@ from paceline.engine.messages import DrafterStats, EngineStats, StepSpeculation
 from paceline.engine.scheduler import Scheduler
 from paceline.engine.sequence import Sequence
 from paceline.sampling.speculative import MAX_DRAFT
-from paceline.speculation.decision import Decision, DraftController
+from paceline.speculation.decision import Decision, DraftController, StepShape
 from paceline.speculation.drafters.base import Progress
 
 
@@ -26,7 +26,7 @@ class Drafting:
         self._stats = stats
         self._counters: dict[tuple[str, str | None], DrafterStats] = {}
         self._decision = Decision(())
-        self._other_rows = 0
+        self._shape = StepShape(0, 0, 0)
 
     def plan(self, planned: Seq[Sequence]) -> None:
         """Gives planned sequences that sample the drafts that are worth their rows."""
@@ -43,9 +43,9 @@ class Drafting:
                 if limit > 0:
                     able.append(sequence)
                     limits.append(limit)
-        self._other_rows = rows - sampling
+        self._shape = StepShape(sampling, rows - sampling, self.scheduler.max_draft_rows)
         if able:
-            self._decision = self.controller.choose(able, limits, sampling, self._other_rows)
+            self._decision = self.controller.choose(able, limits, self._shape)
             decisions = self._stats.decisions
             for sequence, draft in zip(able, self._decision.drafts, strict=True):
                 granted = None if draft is None else self.scheduler.grant(sequence, draft)
@@ -103,7 +103,7 @@ class Drafting:
         if self._decision.seconds:
             self._stats.predicted_seconds += self._decision.seconds
             self._stats.realised_seconds += seconds
-        self.controller.observe(progress, rows, self._other_rows, seconds)
+        self.controller.observe(progress, self._shape, rows, seconds)
         self._stats.drafting_seconds += time.perf_counter() - started
 
     def forget(self, sequence: Sequence) -> None:

@@ -14,6 +14,7 @@ from paceline.engine.messages import EngineStats, FinishReason, Request, Sequenc
 from paceline.engine.runner import Runner, StepResult
 from paceline.engine.scheduler import Scheduler
 from paceline.engine.sequence import Sequence, State
+from paceline.engine.step_timing import time_steps
 from paceline.errors import InvalidRequestError, OverloadedError
 from paceline.kv.cache import KVCache
 from paceline.models.spec import ModelSpec
@@ -38,6 +39,8 @@ class Model(Protocol):
 
     @property
     def build(self) -> Callable[[Ops], None]: ...
+
+    def build_with(self, capture: Iterable[int]) -> Callable[[Ops], None]: ...
 
 
 class Engine:
@@ -76,8 +79,11 @@ class Engine:
         draft_rows = 0 if controller is None else self.config.max_draft_rows
         self.scheduler = Scheduler(self.cache, self.config.max_rows, self.config.max_running, draft_rows)
         vocab_size = model.spec.vocab_size
-        program = backend.compile(model.build, self.config.max_rows + draft_rows)
-        self.runner = Runner(program, self.cache, backend, Sampler(vocab_size), vocab_size, self.eos_ids)
+        # Layers that somebody wants to see are part of the program; without any it is the plain one.
+        build = model.build_with(controller.layers) if controller is not None and controller.layers else model.build
+        program = backend.compile(build, self.config.max_rows + draft_rows)
+        sampler = Sampler(vocab_size, coupled=config.speculation.sampling == "coupled")
+        self.runner = Runner(program, self.cache, backend, sampler, vocab_size, self.eos_ids)
         self._requests: dict[str, list[Sequence]] = {}  # unfinished sequences
         self._outbox: list[SequenceDelta] = []  # deltas that came about between steps
         self._serial = 0
@@ -150,11 +156,17 @@ class Engine:
         results = self.runner.run(planned)
         seconds = time.perf_counter() - running
         progress: list[Progress] = []
+        start = 0
         for sequence, result in zip(planned, results, strict=True):
-            delta, taken = self._commit(sequence, result, seconds)
+            part = Progress(sequence, [], sequence.computed)
+            if self.runner.hidden is not None:
+                part.rows, part.hidden = result.rows_from(start), self.runner.hidden
+            start += sequence.rows + sequence.draft_rows
+            delta = self._commit(sequence, result, seconds)
             if delta is not None:
                 deltas.append(delta)
-            progress.append(taken)
+                part.token_ids = delta.token_ids
+            progress.append(part)
         if self.drafting is not None:
             self.drafting.observe(progress, rows, seconds)
             for sequence in planned:
@@ -176,6 +188,11 @@ class Engine:
         stats.prefix_cache_hits = cache.hits
         stats.preemptions = scheduler.num_preemptions
         return stats
+
+    def time_steps(self) -> list[tuple[int, float]]:
+        """(rows, seconds) of steps of the model on this machine. Only before the first request."""
+        assert not self._requests and self._serial == 0
+        return time_steps(self.runner.program, self.cache.spec, self.config.num_blocks, self.config.max_rows)
 
     def check_integrity(self) -> None:
         """Asserts that queues, block tables, reference counts and free lists agree. For tests and idle times."""
@@ -231,9 +248,9 @@ class Engine:
         self._stats.draft_tokens += drafts
         return rows + drafts
 
-    def _commit(self, sequence: Sequence, result: StepResult, seconds: float) -> tuple[SequenceDelta | None, Progress]:
+    def _commit(self, sequence: Sequence, result: StepResult, seconds: float) -> SequenceDelta | None:
         """Takes the accepted tokens, up to where the sequence ends; a delta if there is something to tell."""
-        first, computed, token_ids = sequence.computed, sequence.computed + result.kept_rows, result.token_ids
+        computed, token_ids = sequence.computed + result.kept_rows, result.token_ids
         reason: FinishReason | None = None
         speculation: StepSpeculation | None = None
         if token_ids:
@@ -251,7 +268,6 @@ class Engine:
             sequence.append(token_ids)
             assert sequence.sampling is not None
             sequence.sampling.state.extend(token_ids)
-        progress = Progress(sequence, token_ids, first)
         if reason is None and result.error is not None:
             delta = self._finish(sequence, "error")
             delta.error = result.error
@@ -262,7 +278,7 @@ class Engine:
             elif token_ids:
                 delta = SequenceDelta(request_id=sequence.request.request_id, index=sequence.index)
             else:
-                return None, progress
+                return None
         delta.token_ids = token_ids
         delta.speculation = speculation
         if result.logprobs is not None:
@@ -271,7 +287,7 @@ class Engine:
             delta.stop_token = token_ids[-1]
         if not sequence.reported:
             self._introduce(sequence, delta)
-        return delta, progress
+        return delta
 
     def _report(self, sequence: Sequence, accepted: int, num_tokens: int, seconds: float) -> StepSpeculation:
         if self.drafting is None:

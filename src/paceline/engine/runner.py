@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -16,7 +16,8 @@ from paceline.sampling.outputs import TokenLogprobs
 from paceline.sampling.sampler import Sampler, SampleRow
 from paceline.sampling.state import SamplingState
 from paceline.speculation.draft import Draft
-from paceline.speculation.verify import verify
+from paceline.speculation.target import TargetRows
+from paceline.speculation.verify import needs_target, verify
 
 
 @dataclass(slots=True)
@@ -25,17 +26,27 @@ class StepResult:
 
     ``token_ids`` are accepted, but not yet cut at an end of the sequence. ``kept_rows``: how many of the sequence's
     rows in this step stay in the cache, those of known tokens and of accepted draft tokens, one behind the other.
+    ``path``: see ``Verified``; empty where nothing was sampled.
     """
 
     token_ids: list[int]
     kept_rows: int
     num_accepted: int = 0  # draft tokens among ``token_ids``
+    path: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprobs] | None = None
     error: str | None = None
 
+    def rows_from(self, start: int) -> list[int]:
+        """The kept rows in the step's flat batch, where the sequence's first row is ``start``."""
+        known = self.kept_rows - self.num_accepted
+        return [*range(start, start + known), *(start + known - 1 + row for row in self.path[1:])]
+
 
 class Runner:
-    """One model, one cache, one sampler. ``backend`` holds the cache's keys and values."""
+    """One model, one cache, one sampler. ``backend`` holds the cache's keys and values. ``hidden``: what the
+    program captured in the last step, see ``StepOutput``."""
+
+    hidden: torch.Tensor | None = None
 
     def __init__(
         self,
@@ -57,12 +68,14 @@ class Runner:
     def run(self, planned: Seq[Sequence]) -> list[StepResult]:
         """Computes the planned rows; one result a sequence, in order. Writes ``prompt_logprobs`` of those that want
         them."""
-        logits = self.program.run(self._builder.build(planned)).logits
+        output = self.program.run(self._builder.build(planned))
+        logits, self.hidden = output.logits, output.hidden
         if any(sequence.wants_prompt_logprobs for sequence in planned):
             logits = self._take_prompt_logprobs(planned, logits)
         rows: list[SampleRow] = []
         starts = [0]
         drafts: list[Draft | None] = []
+        drawn: list[int] = []  # places in ``drafts`` of those that the target's distributions decide
         for sequence in planned:
             if sequence.completes:
                 rows.append(sequence.sampling or self._start_sampling(sequence))
@@ -70,12 +83,15 @@ class Runner:
                 if sequence.draft_rows:
                     assert sequence.draft is not None
                     draft = sequence.draft.trim(sequence.draft_rows)
-                    rows += draft_rows(rows[-1].state, draft)
+                    if not self.sampler.coupled and needs_target(draft, sequence.params):
+                        drawn.append(len(drafts))
+                        rows[-1] = SampleRow(rows[-1].state, deferred=True)
+                    rows += draft_rows(rows[-1], draft)
                 drafts.append(draft)
                 starts.append(len(rows))
         if not rows:
             return [StepResult([], sequence.rows) for sequence in planned]
-        return self._sample(planned, logits, rows, starts, drafts)
+        return self._sample(planned, logits, rows, starts, drafts, drawn)
 
     def _sample(
         self,
@@ -84,9 +100,16 @@ class Runner:
         rows: list[SampleRow],
         starts: list[int],
         drafts: list[Draft | None],
+        drawn: list[int],
     ) -> list[StepResult]:
+        targets: dict[int, TargetRows] = {}
+        if drawn:
+            logits = logits.cpu()
+            for s in drawn:
+                own = slice(starts[s], starts[s + 1])
+                targets[s] = TargetRows(self.sampler, logits[own], rows[own])
         sampled = self.sampler.sample(logits, rows)
-        verified = verify(sampled.token_ids, starts, drafts)
+        verified = verify(sampled.token_ids, starts, drafts, targets)
         results = []
         moves = PathMoves(self.cache)
         done = 0
@@ -94,15 +117,20 @@ class Runner:
             if not sequence.completes:
                 results.append(StepResult([], sequence.rows))
                 continue
-            outcome, start = verified[done], starts[done]
+            outcome, start, target = verified[done], starts[done], targets.get(done)
             done += 1
             token_ids, path = outcome.token_ids, outcome.path
             moves.add(sequence, path)
-            result = StepResult(token_ids, sequence.rows + outcome.num_accepted, outcome.num_accepted)
+            result = StepResult(token_ids, sequence.rows + outcome.num_accepted, outcome.num_accepted, path)
             if sampled.logprobs is not None and sequence.params.logprobs is not None:
-                result.logprobs = [entry for row in path if (entry := sampled.logprobs[start + row]) is not None]
-            if sampled.errors and token_ids[-1] < 0:
-                result.error = sampled.errors.get(start + path[-1], "the model gave no token")
+                result.logprobs = (
+                    target.logprobs(outcome)
+                    if target is not None
+                    else [entry for row in path if (entry := sampled.logprobs[start + row]) is not None]
+                )
+            if token_ids[-1] < 0:
+                messages, row = (sampled.errors, start + path[-1]) if target is None else (target.errors, path[-1])
+                result.error = messages.get(row, "the model gave no token")
                 result.token_ids = token_ids[:-1]
             results.append(result)
         moves.run(self.backend)
@@ -141,11 +169,12 @@ class Runner:
         return torch.cat(kept) if kept else logits[:0]
 
 
-def draft_rows(state: SamplingState, draft: Draft) -> list[SampleRow]:
-    """A row for each draft token, with the path of draft tokens that leads to it."""
+def draft_rows(first: SampleRow, draft: Draft) -> list[SampleRow]:
+    """A row for each draft token behind the row ``first``, with the path of draft tokens that leads to it."""
+    state, deferred = first.state, first.deferred
     if draft.parents is None:
-        return [SampleRow(state, draft.token_ids[:count]) for count in range(1, len(draft) + 1)]
+        return [SampleRow(state, draft.token_ids[:count], deferred) for count in range(1, len(draft) + 1)]
     paths: list[tuple[int, ...]] = []
     for token, parent in zip(draft.token_ids, draft.parents, strict=True):
         paths.append((*(paths[parent] if parent >= 0 else ()), token))
-    return [SampleRow(state, path) for path in paths]
+    return [SampleRow(state, path, deferred) for path in paths]

@@ -9,6 +9,8 @@ import numpy as np
 
 from paceline.backends.base import Batch, CacheSpec, Program
 
+Times = list[tuple[int, float]]
+
 #: Every count up to a kernel's block of rows, then fewer: what lies between two counts is interpolated.
 ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 16, 24, 32, 48, 64)
 CONTEXT = 128  # tokens before the rows
@@ -16,7 +18,9 @@ RUNS, FEW_RUNS, FEW_FROM = 3, 2, 24  # large steps vary less, and cost more to r
 BUDGET = 1.0  # seconds, after which the curve ends where it is
 
 
-def time_steps(program: Program, spec: CacheSpec, num_blocks: tuple[int, ...], max_rows: int) -> list[tuple[int, float]]:
+def time_steps(
+    program: Program, spec: CacheSpec, num_blocks: tuple[int, ...], max_rows: int
+) -> list[tuple[int, float]]:
     """(rows, median seconds) of steps of one sequence, logits of every row included. Writes to the first blocks of
     the cache, which must be unused. At least one pair."""
     capacity = min(num_blocks) * spec.block_size

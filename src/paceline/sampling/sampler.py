@@ -10,32 +10,41 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from paceline.sampling.gumbel import Floats, token_uniforms
 from paceline.sampling.logprobs import token_logprobs
 from paceline.sampling.outputs import TokenLogprobs
 from paceline.sampling.processors import Row, edit
 from paceline.sampling.random import uniforms
 from paceline.sampling.state import Ids, SamplingState
-from paceline.sampling.truncation import Truncator, scale
+from paceline.sampling.truncation import Truncator
 
 NOT_FINITE = "the model's logits for the next token are not numbers (NaN or infinite)"
 NOTHING_LEFT = "no token is left to sample: masks (bad_words, min_tokens) exclude the whole vocabulary"
+
+
+class NoDistributionError(ValueError):
+    """A row has nothing to sample from; the message is for the user."""
 
 
 @dataclass(slots=True)
 class SampleRow:
     """One row of logits: whose it is, and the draft tokens on the path from the sequence's last committed token to
     this row's token, that one included (none for the row of the last committed token). The token sampled here gets
-    position ``state.num_tokens + len(draft)``. A row without drafts can be kept and passed again every step."""
+    position ``state.num_tokens + len(draft)``. A row without drafts can be kept and passed again every step.
+
+    ``deferred`` rows (never greedy ones) are not sampled: verification of a drawn draft decides what follows them.
+    """
 
     state: SamplingState
     draft: tuple[int, ...] = ()
+    deferred: bool = False
 
 
 @dataclass(slots=True)
 class SampleOutput:
-    """One step's tokens, a row each. A row in ``errors`` (row -> message for the user) has no token (-1): the model
-    gave NaN or infinite logits, or masks left nothing to sample; its sequence ends with that error if the row is on
-    the accepted path. ``logprobs`` is None when no row asked for them."""
+    """One step's tokens, a row each; -1 for deferred rows. A row in ``errors`` (row -> message for the user) has no
+    token (-1) either: the model gave NaN or infinite logits, or masks left nothing to sample; its sequence ends with
+    that error if the row is on the accepted path. ``logprobs`` is None when no row asked for them."""
 
     token_ids: list[int]
     logprobs: list[TokenLogprobs | None] | None = None
@@ -45,12 +54,14 @@ class SampleOutput:
 class Sampler:
     """Samples rows of ``vocab_size`` logits; owns scratch memory only, so equal arguments give equal results.
 
-    Not to be shared between threads. Logits on another device than the CPU are copied to it unless all rows are
-    greedy without processors.
+    ``coupled``: tokens are drawn with noise that drafters can share (``sampling/gumbel.py``) instead of one number a
+    position; the distribution is the same. Not to be shared between threads. Logits on another device than the CPU are
+    copied to it unless all rows are greedy without processors.
     """
 
-    def __init__(self, vocab_size: int) -> None:
+    def __init__(self, vocab_size: int, coupled: bool = False) -> None:
         self.vocab_size = vocab_size
+        self.coupled = coupled
         self._truncator = Truncator(vocab_size)
         self._edited: Row = np.empty(vocab_size, dtype=np.float32)
         self._scratch: Row = np.empty(vocab_size, dtype=np.float32)
@@ -60,7 +71,7 @@ class Sampler:
 
         ``logits`` is float32 ``[L, V]`` (not changed), ``rows`` has L entries. ``logprobs`` are filled for rows whose
         ``params.logprobs`` is not None. A greedy row takes the largest processed logit, the lowest id on ties; the
-        others draw with the uniform of (seed, sequence index, position).
+        others draw with the noise of (seed, sequence index, position).
         """
         assert logits.dtype == torch.float32 and logits.shape == (len(rows), self.vocab_size)
         for row in rows:
@@ -79,56 +90,67 @@ class Sampler:
         with np.errstate(over="ignore"):
             return [token_logprobs(array[i], t, num_top, self._scratch) for i, t in enumerate(next_ids)]
 
-    def _sample_rows(self, logits: npt.NDArray[np.float32], rows: Sequence[SampleRow]) -> SampleOutput:
-        drawn = [i for i, row in enumerate(rows) if row.state.params.temperature > 0.0]
-        noise = uniforms(
-            [rows[i].state.seed for i in drawn],
-            [rows[i].state.index for i in drawn],
-            [rows[i].state.num_tokens + len(rows[i].draft) for i in drawn],
-        )
-        uniform_of = dict(zip(drawn, noise, strict=True))
-        output = SampleOutput([-1] * len(rows))
-        wanted = any(row.state.params.logprobs is not None for row in rows)
-        output.logprobs = [None] * len(rows) if wanted else None
-        with np.errstate(over="ignore", invalid="ignore"):  # gaps beyond float32 mean probability 0; NaN is reported
-            for i, row in enumerate(rows):
-                self._sample_row(logits[i], row, i, uniform_of.get(i), output)
-        return output
-
     def distribution(self, raw: Row, row: SampleRow) -> tuple[Ids, npt.NDArray[np.float64]]:
-        """The fully processed distribution that ``sample`` draws from: ascending ids and their probabilities.
+        """The fully processed distribution that ``sample`` draws from: ascending ids and their probabilities (sum 1).
 
-        ``raw`` is one row of logits ``[V]``, which must leave something to sample.
+        ``raw`` is one row of logits ``[V]``. Raises ``NoDistributionError`` if it leaves nothing to sample.
         """
         params = row.state.params
         with np.errstate(over="ignore", invalid="ignore"):
             processed = self._process(raw, row)
             top = processed.max()
-            assert math.isfinite(top)
+            if not math.isfinite(top):
+                raise NoDistributionError(_reason(top))
             if params.temperature == 0.0:
                 return np.array([processed.argmax()]), np.ones(1)
-            ids = self._truncator.support(processed, top, params)
-            if ids is None:
-                ids = np.arange(self.vocab_size)
-            weights = np.exp(scale(processed[ids], top, params), dtype=np.float64)
-        return ids, weights / weights.sum()
+            return self._truncator.distribution(processed, top, params)
+
+    def _sample_rows(self, logits: npt.NDArray[np.float32], rows: Sequence[SampleRow]) -> SampleOutput:
+        noise = self._noise(rows)
+        output = SampleOutput([-1] * len(rows))
+        wanted = any(row.state.params.logprobs is not None for row in rows)
+        output.logprobs = [None] * len(rows) if wanted else None
+        with np.errstate(over="ignore", invalid="ignore"):  # gaps beyond float32 mean probability 0; NaN is reported
+            for i, row in enumerate(rows):
+                if not row.deferred:
+                    self._sample_row(logits[i], row, i, noise.get(i), output)
+        return output
+
+    def _noise(self, rows: Sequence[SampleRow]) -> dict[int, float]:
+        """The uniform number of each row that draws with one."""
+        if self.coupled:
+            return {}
+        drawn = [i for i, row in enumerate(rows) if row.state.params.temperature > 0.0 and not row.deferred]
+        numbers = uniforms(
+            [rows[i].state.seed for i in drawn],
+            [rows[i].state.index for i in drawn],
+            [rows[i].state.num_tokens + len(rows[i].draft) for i in drawn],
+        )
+        return dict(zip(drawn, numbers, strict=True))
 
     def _sample_row(self, raw: Row, row: SampleRow, i: int, uniform: float | None, output: SampleOutput) -> None:
         params = row.state.params
         processed = self._process(raw, row)
-        if uniform is None:
+        greedy = params.temperature == 0.0
+        if greedy:
             token = int(processed.argmax())
             top = processed[token]
         else:
             token, top = -1, processed.max()
         if not math.isfinite(top):
-            output.errors[i] = NOTHING_LEFT if top == -math.inf else NOT_FINITE
+            output.errors[i] = _reason(top)
             return
         if uniform is not None:
             token = self._truncator.draw(processed, top, params, uniform)
+        elif not greedy:
+            token = self._truncator.draw_coupled(processed, top, params, self._token_uniforms(row))
         output.token_ids[i] = token
         if output.logprobs is not None and params.logprobs is not None:
             output.logprobs[i] = token_logprobs(raw, token, params.logprobs, self._scratch)
+
+    def _token_uniforms(self, row: SampleRow) -> Floats:
+        state = row.state
+        return token_uniforms(state.seed, state.index, state.num_tokens + len(row.draft), self.vocab_size)
 
     def _process(self, raw: Row, row: SampleRow) -> Row:
         """The row with penalties, bias and masks: ``raw`` itself, or scratch memory valid until the next call."""
@@ -137,6 +159,11 @@ class Sampler:
         np.copyto(self._edited, raw)
         edit(self._edited, row.state, row.draft)
         return self._edited
+
+
+def _reason(top: float) -> str:
+    """Why a row whose largest processed logit is ``top`` has no token."""
+    return NOTHING_LEFT if top == -math.inf else NOT_FINITE
 
 
 def _host(logits: torch.Tensor) -> npt.NDArray[np.float32]:
@@ -160,7 +187,7 @@ def _argmax_all(logits: torch.Tensor) -> SampleOutput:
     for i, top in enumerate(tops):
         if not math.isfinite(top):
             token_ids[i] = -1
-            output.errors[i] = NOTHING_LEFT if top == -math.inf else NOT_FINITE
+            output.errors[i] = _reason(top)
     return output
 
 

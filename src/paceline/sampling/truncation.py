@@ -13,6 +13,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from paceline.sampling.gumbel import Floats, first_arrival
 from paceline.sampling.params import SamplingParams
 from paceline.sampling.state import Ids
 
@@ -103,6 +104,8 @@ class Truncator:
         self._weights: Row = self._padded[:vocab_size]
         self._many = vocab_size // 8  # tokens from which passes over the whole row are cheaper than picking them out
         self._blocks = self._padded.reshape(-1, _BLOCK)
+        self._all: Ids = np.arange(vocab_size)
+        self._all.flags.writeable = False
 
     def draw(self, row: Row, top: np.float32, params: SamplingParams, uniform: float) -> int:
         """The token at ``uniform`` in [0, 1) of the truncated distribution's inverse CDF over ascending ids.
@@ -122,6 +125,26 @@ class Truncator:
             np.multiply(self._weights, kept, out=self._weights)
             return self._draw_from_blocks(uniform)
         return int(ids[inverse_cdf(np.exp(scale(row[ids], top, params)), uniform)])
+
+    def draw_coupled(self, row: Row, top: np.float32, params: SamplingParams, uniforms: Floats) -> int:
+        """The token of the truncated distribution that arrives first, by the noise ``uniforms`` ``[V]`` of tokens."""
+        ids = self.support(row, top, params)
+        if ids is None:
+            self._fill_weights(row, top, params)
+            return first_arrival(self._weights, uniforms)
+        if len(ids) == 1:
+            return int(ids[0])
+        return int(ids[first_arrival(np.exp(scale(row[ids], top, params)), uniforms[ids])])
+
+    def distribution(self, row: Row, top: np.float32, params: SamplingParams) -> tuple[Ids, Weights]:
+        """The truncated distribution: ascending ids and their probabilities (sum 1). Not to be written to."""
+        ids = self.support(row, top, params)
+        if ids is None:
+            self._fill_weights(row, top, params)
+            ids, weights = self._all, self._weights
+        else:
+            weights = np.exp(scale(row[ids], top, params))
+        return ids, weights / weights.sum(dtype=np.float64)
 
     def support(self, row: Row, top: np.float32, params: SamplingParams) -> Ids | None:
         """Ascending ids of the tokens that top_k, top_p, min_p and typical_p leave; None: none of them is used."""

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from paceline.speculation.admit import Admission, admit
 from paceline.speculation.calibration import Calibration, SequenceRecord, outcomes_of
 from paceline.speculation.costs import StepCosts
-from paceline.speculation.decision import Decision
+from paceline.speculation.decision import Decision, StepShape
 from paceline.speculation.draft import Draft
 from paceline.speculation.drafters.base import Drafter, Progress, SequenceView
 from paceline.speculation.prospect import Prospect
@@ -47,20 +47,17 @@ class Track:
 
 
 class Controller:
-    """Implements ``DraftController``. ``max_rows``: most draft tokens of one step. ``coupled``: drafts and target share
+    """Implements ``DraftController``. ``coupled``: drafts and target share
     their noise, so drawn drafts are verified by comparison. ``costs`` are set once the target was timed: nothing is
     drafted before."""
 
     costs: StepCosts | None
 
-    def __init__(
-        self, drafters: Seq[Drafter], max_rows: int, costs: StepCosts | None = None, coupled: bool = False
-    ) -> None:
+    def __init__(self, drafters: Seq[Drafter], costs: StepCosts | None = None, *, coupled: bool = False) -> None:
         self.names = tuple(drafter.name for drafter in drafters)
         self.layers = tuple(sorted({layer for drafter in drafters for layer in drafter.layers}))
         self.costs = costs
         self.calibration = Calibration()
-        self.max_rows = max_rows
         self.coupled = coupled
         self._drafters = tuple(drafters)
         self._cheap = tuple(drafter for drafter in drafters if drafter.cheap)
@@ -68,16 +65,16 @@ class Controller:
         self._tracks: dict[Key, Track] = {}
         self._threshold = 0.5  # survival that paid for a row in the last step
 
-    def choose(self, sequences: Seq[SequenceView], limits: Seq[int], sampling: int, other_rows: int) -> Decision:
+    def choose(self, sequences: Seq[SequenceView], limits: Seq[int], shape: StepShape) -> Decision:
         if self.costs is None:
             return Decision([None] * len(sequences))
         tracks = [self._track(sequence) for sequence in sequences]
         for drafter in self._cheap:
             self._ask(drafter, sequences, limits, tracks)
         best = self._best(tracks)
-        admission = self._admit(best, sampling, other_rows)
+        admission = self._admit(best, shape)
         for prospect in self._prospects:
-            wanted = self._expect(prospect, sequences, limits, best, admission, sampling, other_rows)
+            wanted = self._expect(prospect, sequences, limits, best, admission, shape)
             if wanted:
                 chosen = [i for i, length in enumerate(wanted) if length]
                 started = time.perf_counter()
@@ -91,7 +88,7 @@ class Controller:
                      if c.drafter is prospect.drafter],
                 )  # fmt: skip
                 best = self._best(tracks)
-                admission = self._admit(best, sampling, other_rows)
+                admission = self._admit(best, shape)
         self._threshold = admission.threshold
         drafts: list[Draft | None] = []
         for candidate, count in zip(best, admission.counts, strict=True):
@@ -102,8 +99,8 @@ class Controller:
                 drafts.append(candidate.draft.trim(count))
         return Decision(drafts, admission.seconds, admission.plain_seconds)
 
-    def observe(self, progress: Seq[Progress], rows: int, other_rows: int, seconds: float) -> None:
-        if other_rows == 0 and self.costs is not None:
+    def observe(self, progress: Seq[Progress], shape: StepShape, rows: int, seconds: float) -> None:
+        if shape.other_rows == 0 and self.costs is not None:
             self.costs.observe(rows, seconds)
         for part in progress:
             track = self._tracks.get(part.sequence.key)
@@ -126,9 +123,7 @@ class Controller:
         track.candidates = []
         return track
 
-    def _ask(
-        self, drafter: Drafter, sequences: Seq[SequenceView], limits: Seq[int], tracks: Seq[Track]
-    ) -> None:
+    def _ask(self, drafter: Drafter, sequences: Seq[SequenceView], limits: Seq[int], tracks: Seq[Track]) -> None:
         """Adds the drafter's proposals to the tracks of those that let it propose."""
         may = [i for i, sequence in enumerate(sequences) if allowed(drafter.name, sequence)]
         if len(may) < len(sequences):
@@ -162,11 +157,11 @@ class Controller:
         threshold = self._threshold
         return sum(s - threshold for s in survival if s > threshold)
 
-    def _admit(self, best: Seq[Candidate | None], sampling: int, other_rows: int) -> Admission:
+    def _admit(self, best: Seq[Candidate | None], shape: StepShape) -> Admission:
         drawn = not self.coupled and any(c is not None and c.draft.distributions is not None for c in best)
         survivals = [() if candidate is None else candidate.survival for candidate in best]
         assert self.costs is not None
-        return admit(survivals, sampling, other_rows, self.costs, self.max_rows, causal=drawn)
+        return admit(survivals, shape.sampling, shape.other_rows, self.costs, shape.draft_rows, causal=drawn)
 
     def _expect(
         self,
@@ -175,8 +170,7 @@ class Controller:
         limits: Seq[int],
         best: Seq[Candidate | None],
         admission: Admission,
-        sampling: int,
-        other_rows: int,
+        shape: StepShape,
     ) -> list[int]:
         """Lengths that the drafter of ``prospect`` should propose, 0 for sequences that do without; empty: for none."""
         survivals: list[Seq[float]] = []
@@ -189,7 +183,7 @@ class Controller:
         if prospect.idle():
             return [min(limit, prospect.probe_length) if use else 0 for use, limit in zip(uses, limits, strict=True)]
         assert self.costs is not None
-        hoped = admit(survivals, sampling, other_rows, self.costs, self.max_rows)
+        hoped = admit(survivals, shape.sampling, shape.other_rows, self.costs, shape.draft_rows)
         lengths = [count if use else 0 for count, use in zip(hoped.counts, uses, strict=True)]
         used = sum(length > 0 for length in lengths)
         if not used:

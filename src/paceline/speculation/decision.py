@@ -20,20 +20,29 @@ class Decision:
     seconds_without: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class StepShape:
+    """What is in a step before drafts. ``sampling``: sequences that sample, a row each, those that may not draft
+    included; ``other_rows``: rows besides these, of prompts being computed; ``draft_rows``: most rows for drafts."""
+
+    sampling: int
+    other_rows: int
+    draft_rows: int
+
+
 class DraftController(Protocol):
     """Who drafts, and how much. ``layers``: of the target, whose hidden states ``observe`` gets (ascending)."""
 
     names: tuple[str, ...]
     layers: tuple[int, ...]
 
-    def choose(self, sequences: Seq[SequenceView], limits: Seq[int], sampling: int, other_rows: int) -> Decision:
-        """For sequences that sample in this step: at most ``limits[i]`` (at least 1) draft tokens each. ``sampling``:
-        all sequences that do, those that may not draft included; ``other_rows``: the step's rows besides one for each
-        of these. Not called when no sequence may draft."""
+    def choose(self, sequences: Seq[SequenceView], limits: Seq[int], shape: StepShape) -> Decision:
+        """For sequences that sample in this step: at most ``limits[i]`` (at least 1) draft tokens each. Not called when
+        no sequence may draft."""
 
-    def observe(self, progress: Seq[Progress], rows: int, other_rows: int, seconds: float) -> None:
-        """After every step, for every sequence that was in it: what it took; all rows of the step, those that were
-        neither sampled nor drafted among them, and its duration."""
+    def observe(self, progress: Seq[Progress], shape: StepShape, rows: int, seconds: float) -> None:
+        """After every step, for every sequence that was in it: what it took; the step's shape before drafts, its rows
+        with them, and its duration."""
 
     def forget(self, sequence: SequenceView) -> None:
         """The sequence ended or was aborted."""

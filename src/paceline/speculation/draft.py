@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+Weights = npt.NDArray[np.float64]
+
 #: A distribution over tokens: ascending ids and their probabilities (sum 1); ids left out have none.
-Distribution = tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]
+Distribution = tuple[npt.NDArray[np.int64], Weights]
 
 
 @dataclass(frozen=True, slots=True)

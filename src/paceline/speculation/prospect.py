@@ -41,9 +41,7 @@ class Prospect:
         self._steps += 1
         return self._steps >= PROBE_EVERY
 
-    def learn(
-        self, sequences: int, length: int, seconds: float, survivals: Seq[tuple[str | None, Seq[float]]]
-    ) -> None:
+    def learn(self, sequences: int, length: int, seconds: float, survivals: Seq[tuple[str | None, Seq[float]]]) -> None:
         """A proposal was made: how long it took, and what is thought of the drafts that came."""
         self._steps = 0
         if self._costs is None:

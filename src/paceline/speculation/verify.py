@@ -1,39 +1,25 @@
-"""Which draft tokens stand. Pure: sampled tokens and drafts in, accepted paths out."""
+"""Which draft tokens stand. Pure: sampled tokens, target distributions and drafts in, accepted paths out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 
+from paceline.sampling.params import SamplingParams
 from paceline.speculation.draft import Draft
+from paceline.speculation.outcome import Target, Verified
+from paceline.speculation.verify_block import verify_block
+from paceline.speculation.verify_tree import verify_tree
 
+__all__ = ["Target", "Verified", "match_sampled", "needs_target", "rule_of", "verify"]
 
-@dataclass(frozen=True, slots=True)
-class Verified:
-    """The outcome for one sequence.
-
-    ``token_ids`` are its new tokens: the accepted draft tokens, then the token sampled behind them (-1 where sampling
-    failed at that row). ``path`` are the indices, among the sequence's own logit rows, of the rows whose tokens stand,
-    in order: row 0 (the last committed token) first, then ``i + 1`` for accepted draft token ``i``. Keys and values of
-    these rows stay; ``token_ids[k]`` was sampled from row ``path[k]``.
-    """
-
-    token_ids: list[int]
-    path: list[int]
-
-    @property
-    def num_accepted(self) -> int:
-        """Draft tokens accepted."""
-        return len(self.path) - 1
-
-
-#: Decides one sequence: the tokens sampled at its rows (``1 + len(draft)`` of them) and its draft.
-Rule = Callable[[Sequence[int], Draft], Verified]
+#: Decides one sequence whose draft was drawn.
+DrawnRule = Callable[[Draft, Target], Verified]
 
 
 def match_sampled(sampled: Sequence[int], draft: Draft) -> Verified:
     """The rule for drafts that are compared with the target's own choice (one-hot drafts; drafts coupled to the target
-    through shared noise): go to the child that equals the token sampled at its parent's row, while there is one.
+    through shared noise; greedy sequences): go to the child that equals the token sampled at its parent's row, while
+    there is one.
 
     Every token so emitted was sampled from the target's distribution with the noise of its own position, hence the
     text is the one that decoding without drafts gives.
@@ -53,18 +39,31 @@ def match_sampled(sampled: Sequence[int], draft: Draft) -> Verified:
     return Verified([sampled[row] for row in path], path)
 
 
+def needs_target(draft: Draft, params: SamplingParams) -> bool:
+    """Whether, in "exact" mode, the draft's tokens are accepted by the target's distributions instead of being compared
+    with sampled tokens: they were drawn, and the sequence is not greedy."""
+    return draft.distributions is not None and params.temperature > 0.0
+
+
+def rule_of(draft: Draft) -> DrawnRule:
+    """The rule for a drawn draft: the best one that there is for its shape."""
+    if draft.parents is None or all(parent == child - 1 for child, parent in enumerate(draft.parents)):
+        return verify_block
+    return verify_tree
+
+
 def verify(
     sampled: Sequence[int],
     row_starts: Sequence[int],
     drafts: Sequence[Draft | None],
-    rule: Rule = match_sampled,
+    targets: Mapping[int, Target] | None = None,
 ) -> list[Verified]:
     """Verifies one step's ragged batch of S sequences.
 
     ``sampled [L]`` holds the token sampled at each logit row; rows of sequence ``s`` are
     ``row_starts[s]:row_starts[s + 1]``: its last committed token, then its draft tokens in the draft's order. A
-    sequence without a draft has one row. ``rule`` decides one sequence; a rule for probabilistic drafts (rejection or
-    block verification) is an object made from the step's target distributions that is called the same way.
+    sequence without a draft has one row. Sequences named in ``targets`` have a drawn draft: ``rule_of`` it decides by
+    the target's distributions, and what ``sampled`` says of their rows does not matter. The others match.
     """
     outcomes = []
     for s, draft in enumerate(drafts):
@@ -72,7 +71,11 @@ def verify(
         if draft is None or len(draft) == 0:
             assert end - start == 1, f"sequence {s} has {end - start} logit rows and no draft"
             outcomes.append(Verified([sampled[start]], [0]))
+            continue
+        assert end - start == 1 + len(draft), f"sequence {s} has {end - start} logit rows for {len(draft)} drafts"
+        target = targets.get(s) if targets else None
+        if target is None:
+            outcomes.append(match_sampled(sampled[start:end], draft))
         else:
-            assert end - start == 1 + len(draft), f"sequence {s} has {end - start} logit rows for {len(draft)} drafts"
-            outcomes.append(rule(sampled[start:end], draft))
+            outcomes.append(rule_of(draft)(draft, target))
     return outcomes
