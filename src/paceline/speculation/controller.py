@@ -21,7 +21,7 @@ from paceline.speculation.costs import StepCosts
 from paceline.speculation.decision import Decision, StepShape
 from paceline.speculation.draft import Draft
 from paceline.speculation.drafters.base import Drafter, Progress, SequenceView
-from paceline.speculation.prospect import Prospect
+from paceline.speculation.prospect import PROBE_LENGTH, Prospect
 from paceline.speculation.tree import by_survival
 
 Key = tuple[str, int]
@@ -173,15 +173,17 @@ class Controller:
         shape: StepShape,
     ) -> list[int]:
         """Lengths that the drafter of ``prospect`` should propose, 0 for sequences that do without; empty: for none."""
+        name = prospect.drafter.name
+        if prospect.idle():  # time to see whether it has become better: one sequence tells
+            first = next((i for i, sequence in enumerate(sequences) if allowed(name, sequence)), None)
+            return [] if first is None else [min(limits[i], PROBE_LENGTH) * (i == first) for i in range(len(limits))]
         survivals: list[Seq[float]] = []
         uses: list[bool] = []
         for sequence, limit, candidate in zip(sequences, limits, best, strict=True):
             have: Seq[float] = () if candidate is None else candidate.survival
-            hope = prospect.survival(sequence.adapter, limit) if allowed(prospect.drafter.name, sequence) else ()
+            hope = prospect.survival(sequence.adapter, limit) if allowed(name, sequence) else ()
             uses.append(self._worth(hope) > self._worth(have))
             survivals.append(hope if uses[-1] else have)
-        if prospect.idle():
-            return [min(limit, prospect.probe_length) if use else 0 for use, limit in zip(uses, limits, strict=True)]
         assert self.costs is not None
         hoped = admit(survivals, shape.sampling, shape.other_rows, self.costs, shape.draft_rows)
         lengths = [count if use else 0 for count, use in zip(hoped.counts, uses, strict=True)]

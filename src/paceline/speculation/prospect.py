@@ -10,13 +10,12 @@ from paceline.speculation.drafters.base import Drafter
 MAX_LENGTH = 16  # tokens that are thought about
 HOPE = 0.75  # acceptance of each token as long as nothing is known
 RATE = 0.05  # of the mean that one proposal replaces
+PROBE_LENGTH = 3
 PROBE_EVERY = 256  # steps without a proposal after which one is made to see whether the text has changed
 
 
 class Prospect:
     """One drafter: the mean survival of its tokens by position and adapter, and what its passes take."""
-
-    probe_length = 2
 
     def __init__(self, drafter: Drafter) -> None:
         self.drafter = drafter
