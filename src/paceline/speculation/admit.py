@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import accumulate
 from operator import truediv
 from typing import NamedTuple
 
 from paceline.speculation.costs import StepCosts
+from paceline.speculation.draft import Draft
 
 #: A token that survives more rarely is never computed, however cheap its row looks.
 MIN_SURVIVAL = 0.02
 #: Where all draft tokens together lengthen the step by no more than this share, they are verified without sorting.
 FLAT = 1e-3
+#: Rows over which a jump of the curve is spread where a single row's cost is asked for.
+AHEAD = 8
 
 
 class Admission(NamedTuple):
@@ -67,8 +71,9 @@ def admit(
     depend on it if it was drawn from a distribution; verifying it or not then depends on its own value, which biases
     sampled output. For such drafts ``causal`` decides on a token with nothing but tokens of higher survival (its own
     ancestors, other sequences' tokens): it goes through them in that order and stops for good at the first that does
-    not pay, where a row's cost is its cost on the lower convex hull of the curve. The result is the same where the
-    curve is convex; elsewhere it may stop between two corners of the hull. One-hot drafts, and drafts coupled to the
+    not pay, where a row costs its part of the curve or the mean over the next ``AHEAD`` rows, whichever is less, but
+    no less than a row before it. On a convex curve the result is the same. Of a jump, the tokens behind it pay an
+    eighth each; if they end before it is paid, the step is slower than without drafts by no more than the rest. One-hot drafts, and drafts coupled to the
     target by common noise, are verified by comparison with what is sampled anyway and need none of it.
     """
     assert sampling >= len(survivals), f"{len(survivals)} drafts for {sampling} sequences that sample"
@@ -96,13 +101,29 @@ def admit(
         owners += [owner] * n
     order = sorted(range(total), key=flat.__getitem__, reverse=True)[:max_tokens]  # stable: ties to earlier drafts
     tokens = list(accumulate((flat[i] for i in order), initial=float(sampling)))
-    choose = _first_stop if causal else _best_prefix
-    count, price = choose(tokens, sampling, other_rows, costs)
+    count, price = (_first_stop if causal else _best_prefix)(tokens, sampling, other_rows, costs)
     counts = [0] * len(survivals)
     for i in order[:count]:
         counts[owners[i]] += 1
     threshold = _threshold(costs, base + count, price)
     return Admission(counts, tokens[count], costs.seconds(base + count), plain, price, threshold)
+
+
+def best_first(draft: Draft, survivals: Sequence[float]) -> tuple[Draft, list[float]]:
+    """The same one-hot tree with its tokens by descending survival, parents still before children: the order in which
+    ``admit`` may cut it. Not for drawn trees, whose siblings are verified in the order in which they were drawn."""
+    assert draft.distributions is None, "a drawn tree keeps its order"
+    if draft.parents is None:
+        return draft, list(survivals)
+    order = sorted(range(len(draft)), key=survivals.__getitem__, reverse=True)  # stable: a parent as likely stays first
+    place = {old: new for new, old in enumerate(order)} | {-1: -1}
+    sorted_draft = replace(
+        draft,
+        token_ids=tuple(draft.token_ids[i] for i in order),
+        parents=tuple(place[draft.parents[i]] for i in order),
+        confidence=draft.confidence and tuple(draft.confidence[i] for i in order),
+    )
+    return sorted_draft, [survivals[i] for i in order]
 
 
 def _worthwhile(draft: Sequence[float]) -> int:
@@ -127,20 +148,21 @@ def _best_prefix(tokens: Sequence[float], sampling: int, other_rows: int, costs:
 def _first_stop(tokens: Sequence[float], sampling: int, other_rows: int, costs: StepCosts) -> tuple[int, float]:
     """The same from each token's predecessors alone: (tokens before the first that does not pay, price there)."""
     most = len(tokens) - 1
-    alone = costs.hull(sampling, most)
-    within = costs.hull(sampling + other_rows, most) if other_rows else alone
-    price = alone[0] / tokens[0]
-    for count in range(most):
-        # The price is that of the tokens so far; it falls as long as they pay, and stays where they no longer do.
-        price = min(price, alone[count] / tokens[count])
-        if price * (tokens[count + 1] - tokens[count]) <= within[count + 1] - within[count]:
-            return count, price
+    alone = costs.span(sampling, most)
+    seconds = costs.span(sampling + other_rows, most + AHEAD)
+    price, row = alone[0] / tokens[0], 0.0
+    for k in range(most):
+        # The price is that of the tokens so far; it falls as long as they pay.
+        price = min(price, alone[k] / tokens[k])
+        row = max(row, min(seconds[k + 1] - seconds[k], (seconds[k + AHEAD] - seconds[k]) / AHEAD))
+        if price * (tokens[k + 1] - tokens[k]) <= row:
+            return k, price
     return most, min(price, alone[most] / tokens[most])
 
 
-def _threshold(costs: StepCosts, rows: int, price: float, ahead: int = 8) -> float:
+def _threshold(costs: StepCosts, rows: int, price: float) -> float:
     """Survival that pays for a row, as the mean over the next rows: a single one may be free or dear by chance."""
     if price <= 0:
         return 1.0
-    row = (costs.seconds(rows + ahead) - costs.seconds(rows)) / ahead
+    row = (costs.seconds(rows + AHEAD) - costs.seconds(rows)) / AHEAD
     return min(1.0, max(MIN_SURVIVAL, row / price))

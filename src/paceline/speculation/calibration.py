@@ -20,6 +20,7 @@ output.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from math import exp, log
 from typing import Any
@@ -41,15 +42,16 @@ _START = [p / (1 - p) for p in (*_PRIORS, _NO_CONFIDENCE_PRIOR)]
 _POSITION = [0, 1, 2, 3, 4, 4, 5, 5, 5, 5] + [6] * (MAX_DRAFT - 10)
 _NUM_POSITIONS = 7
 
-#: What a sequence's last draft did: nothing known, refused at once, accepted in part, accepted without a refusal.
-_UNKNOWN, _REFUSED, _PARTLY, _RUN = range(4)
-#: Tokens accepted in a row from which a sequence counts as being on a run.
-_RUN_LENGTH = 4
+#: What a sequence's last drafts did: nothing known, refused at once, accepted in part, and from there on runs of at
+#: least so many tokens accepted without a refusal.
+_UNKNOWN, _REFUSED, _PARTLY = range(3)
+_RUN_LENGTHS = (4, 8, 24)
+_NUM_STATES = _PARTLY + 1 + len(_RUN_LENGTHS)
 
 #: Variances (of log-odds) of the parts before anything was seen, and what each gets back at an outcome. Tuned on
 #: greedy and sampled traffic of the default model; see docs/decisions.
 _DRAFTER_VARIANCE, _ADAPTER_VARIANCE, _RUN_VARIANCE, _SEQUENCE_VARIANCE = 1.0, 0.2, 1.0, 0.1
-_BIN_DRIFT, _SEQUENCE_DRIFT = 5e-5, 5e-3
+_BIN_DRIFT, _SEQUENCE_DRIFT = 2e-5, 3e-3
 #: A path less likely than this teaches nothing: the quotient of two such numbers has no digits left.
 _TINY = 1e-200
 
@@ -107,7 +109,7 @@ class _Drafter:
 
     def __init__(self) -> None:
         self.bins = _Part(_NUM_POSITIONS, _NUM_BUCKETS, _DRAFTER_VARIANCE, _START)
-        self.runs = _Part(_RUN + 1, _NUM_POSITIONS, _RUN_VARIANCE)
+        self.runs = _Part(_NUM_STATES, _NUM_POSITIONS, _RUN_VARIANCE)
 
 
 class Calibration:
@@ -296,4 +298,4 @@ def _note(shift: _Shift, num_accepted: int, refused: bool) -> None:
         shift.state = _PARTLY if num_accepted else _REFUSED
     elif num_accepted:
         shift.run += num_accepted
-        shift.state = _RUN if shift.run >= _RUN_LENGTH else _PARTLY
+        shift.state = _PARTLY + bisect_right(_RUN_LENGTHS, shift.run)

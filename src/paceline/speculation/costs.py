@@ -6,7 +6,7 @@ Both are measured on the machine they are used on and go on learning from real s
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -58,22 +58,6 @@ class StepCosts:
         if rows + count < len(self._table):
             return self._table[rows : rows + count + 1]
         return [self.seconds(r) for r in range(rows, rows + count + 1)]
-
-    def hull(self, rows: int, count: int) -> list[float]:
-        """The greatest convex sequence below ``span(rows, count)``."""
-        inside = self._rows[bisect_right(self._rows, rows) : bisect_left(self._rows, rows + count)]
-        corners: list[tuple[int, float]] = []
-        for x in (rows, *inside, rows + count):
-            y = self.seconds(x)
-            while len(corners) > 1:
-                (x0, y0), (x1, y1) = corners[-2:]
-                if (y1 - y0) * (x - x0) < (y - y0) * (x1 - x0):
-                    break
-                corners.pop()
-            corners.append((x, y))
-        rows_at, seconds_at = np.array(corners).T
-        hull: list[float] = np.interp(np.arange(rows, rows + count + 1), rows_at, seconds_at).tolist()
-        return hull
 
     @property
     def points(self) -> list[tuple[int, float]]:
