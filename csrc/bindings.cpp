@@ -88,13 +88,18 @@ std::vector<std::pair<std::string, bool>> names_of(const std::vector<const Kerne
 const int32_t* pointer(const std::optional<Ints>& a) { return a ? a->data() : nullptr; }
 
 void run(Program& p, Ints token_ids, Ints positions, Ints row_starts, Ints context_lens, Ints slots, Ints block_tables,
-         Ints selected, std::optional<Ints> parents, Floats logits) {
+         Ints selected, std::optional<Ints> parents, Floats logits, std::optional<Floats> hidden) {
   Step s;
   s.rows = static_cast<int>(token_ids.size());
   s.seqs = static_cast<int>(context_lens.size());
   s.logit_rows = static_cast<int>(selected.size());
   if (s.rows > p.max_rows()) throw std::invalid_argument("more rows than the program was recorded for");
   if (logits.shape(0) < selected.size()) throw std::invalid_argument("logits has fewer rows than were selected");
+  if (p.hidden_width() > 0) {
+    if (!hidden || hidden->shape(0) < token_ids.size() || static_cast<int>(hidden->shape(1)) != p.hidden_width())
+      throw std::invalid_argument("hidden must have a row for each row and all captured columns");
+    s.hidden = hidden->data();
+  }
   s.groups = static_cast<int>(slots.shape(0));
   s.table_width = static_cast<int>(block_tables.shape(2));
   s.token_ids = token_ids.data();
@@ -188,6 +193,8 @@ void bind_recording(nb::class_<Program>& program) {
         op.out = p.buffer(out);
         p.add(std::move(op));
       })
+      .def("capture", &Program::capture)
+      .def_prop_ro("hidden_width", &Program::hidden_width)
       .def("seal", &Program::seal);
 }
 
@@ -218,7 +225,12 @@ NB_MODULE(_cpu, m) {
       .def("vector", [](Store& s, nb::ndarray<const float, nb::ndim<1>, nb::c_contig> values) {
         return Vector{add_vector(s, values), static_cast<int>(values.size())};
       }, nb::keep_alive<0, 1>());
-  nb::class_<Cache>(m, "Cache").def("__init__", [](Cache* self, const std::string& type,
+  auto cache = nb::class_<Cache>(m, "Cache");
+  cache.def("move", [](Cache& c, int group, Ints sources, Ints targets) {
+    if (sources.size() != targets.size()) throw std::invalid_argument("each source slot needs a target slot");
+    c.move(group, sources.data(), targets.data(), static_cast<int>(sources.size()));
+  });
+  cache.def("__init__", [](Cache* self, const std::string& type,
                                                    const std::vector<std::tuple<int, int, int, int>>& groups) {
     const CacheType t = type == "f32" ? CacheType::F32 : type == "f16" ? CacheType::F16 : CacheType::BF16;
     std::vector<CacheShape> shapes;
@@ -233,7 +245,7 @@ NB_MODULE(_cpu, m) {
   });
   bind_recording(program);
   program.def("run", &run, "token_ids"_a, "positions"_a, "row_starts"_a, "context_lens"_a, "slots"_a, "block_tables"_a,
-              "selected"_a, "parents"_a.none(), "logits"_a)
+              "selected"_a, "parents"_a.none(), "logits"_a, "hidden"_a.none())
       .def("profile", &Program::profile)
       .def("times", &Program::times);
   nb::class_<StreamBuffer>(m, "StreamBuffer")

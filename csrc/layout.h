@@ -115,6 +115,7 @@ struct Step {
   const int32_t* selected = nullptr;
   const int32_t* parents = nullptr;
   float* logits = nullptr;
+  float* hidden = nullptr;  // captured activations of all rows, or null
 
   std::vector<AttentionTask> tasks;
   int splits = 1;  // partials computed in parallel per task; 1: a task walks all its keys itself

@@ -51,6 +51,12 @@ struct GatedOp {
   int want = 0;
 };
 
+// The step's hidden states [rows][all captured widths] take x in columns [first, first + x.width).
+struct CaptureOp {
+  Rows x;
+  int first = 0;
+};
+
 struct Rope {
   std::vector<float> inv_freq;
   float factor = 1.0f;

@@ -28,12 +28,29 @@ bool is_tree(const Step& s, int seq) {
   return false;
 }
 
-constexpr const char* kOpNames[] = {"rope", "embed", "rowwise", "linear", "gated", "attention", "moe"};
+constexpr const char* kOpNames[] = {"rope", "embed", "rowwise", "linear", "gated", "attention", "moe", "capture"};
 constexpr const char* kPartNames[] = {"", ".store", ".split", "", ".route", ".gather", ".gated", ".down", ".combine"};
+
+template <class Item>
+void move_slots(const CacheGroup& group, const CacheShape& shape, const int32_t* sources, const int32_t* targets,
+                int count) {
+  const int dim = shape.dim, padded = round_up(dim, 16);
+  for (int head = 0; head < shape.layers * shape.kv_heads; ++head) {
+    uint8_t* at = group.data + head * group.head_bytes;
+    for (int i = 0; i < count; ++i) {
+      if (sources[i] == targets[i]) continue;
+      const auto* from = reinterpret_cast<const Item*>(at + sources[i] / kBlock * group.block_bytes);
+      auto* to = reinterpret_cast<Item*>(at + targets[i] / kBlock * group.block_bytes);
+      const int a = sources[i] % kBlock, b = targets[i] % kBlock;
+      for (int d = 0; d < dim; ++d) to[d * kBlock + b] = from[d * kBlock + a];
+      std::copy_n(from + dim * kBlock + a * padded, padded, to + dim * kBlock + b * padded);
+    }
+  }
+}
 
 }  // namespace
 
-Cache::Cache(CacheType type, const std::vector<CacheShape>& shapes) : type(type) {
+Cache::Cache(CacheType type, const std::vector<CacheShape>& shapes) : type(type), shapes_(shapes) {
   const size_t item = type == CacheType::F32 ? 4 : 2;
   for (const CacheShape& shape : shapes) {
     CacheGroup g;
@@ -43,6 +60,15 @@ Cache::Cache(CacheType type, const std::vector<CacheShape>& shapes) : type(type)
     g.data = arena_.take(g.block_bytes * shape.blocks);
     groups.push_back(g);
   }
+}
+
+void Cache::move(int group, const int32_t* sources, const int32_t* targets, int count) {
+  const CacheShape& shape = shapes_.at(group);
+  const auto inside = [&](int32_t slot) { return slot >= 0 && slot / kBlock < shape.blocks; };
+  if (!std::all_of(sources, sources + count, inside) || !std::all_of(targets, targets + count, inside))
+    throw std::invalid_argument("a slot to move is outside of the cache");
+  if (type == CacheType::F32) move_slots<float>(groups[group], shape, sources, targets, count);
+  else move_slots<uint16_t>(groups[group], shape, sources, targets, count);
 }
 
 Program::Program(std::shared_ptr<Team> team, std::shared_ptr<Cache> cache, const Kernels& kernels, int max_rows)
@@ -67,6 +93,13 @@ int Program::rope(std::vector<float> inv_freq, float factor) {
   r.table = reinterpret_cast<float*>(arena_.take(static_cast<size_t>(max_rows_) * 2 * r.inv_freq.size() * 4));
   ropes_.push_back(r);
   return static_cast<int>(ropes_.size()) - 1;
+}
+
+void Program::capture(int x) {
+  const Rows& rows = buffer(x);
+  if (!rows.plain) throw std::invalid_argument("only plain floats can be captured");
+  add(CaptureOp{rows, hidden_width_});
+  hidden_width_ += rows.width;
 }
 
 void Program::seal() {
@@ -204,6 +237,9 @@ void Program::run_item_range(const Stage& stage, int first, int last, int thread
     else if (auto* a = std::get_if<AttentionOp>(&op)) attend(*a, stage.part, i, thread);
     else if (auto* e = std::get_if<EmbedOp>(&op)) kernels_.embed(*e, step_, i);
     else if (auto* t = std::get_if<Rope>(&op)) kernels_.rope_table(*t, step_, i);
+    else if (auto* c = std::get_if<CaptureOp>(&op))
+      std::copy_n(c->x.plain + static_cast<size_t>(i) * c->x.padded, c->x.width,
+                  step_.hidden + static_cast<size_t>(i) * hidden_width_ + c->first);
   }
 }
 

@@ -23,7 +23,11 @@ class Cache {
   CacheType type;
   std::vector<CacheGroup> groups;
 
+  // Copies keys and values of slot sources[i] to slot targets[i] in all layers of a group, one i after the other.
+  void move(int group, const int32_t* sources, const int32_t* targets, int count);
+
  private:
+  std::vector<CacheShape> shapes_;
   Arena arena_;
 };
 
@@ -38,6 +42,8 @@ class Program final : public Stages {
   const Rows& buffer(int id) const { return buffers_.at(id); }
   const CacheGroup* cache_group(int group) const { return &cache_->groups.at(group); }
   int max_rows() const { return max_rows_; }
+  int hidden_width() const { return hidden_width_; }  // columns of all that is captured
+  void capture(int x);
   template <class Op>
   void add(Op op) {
     ops_.emplace_back(std::move(op));
@@ -56,7 +62,7 @@ class Program final : public Stages {
   void ahead(int stage, int thread) override;
 
  private:
-  using Op = std::variant<Rope, EmbedOp, RowwiseOp, LinearOp, GatedOp, AttentionOp, MoeOp>;
+  using Op = std::variant<Rope, EmbedOp, RowwiseOp, LinearOp, GatedOp, AttentionOp, MoeOp, CaptureOp>;
   enum class Part { Whole, Store, Split, Attend, Route, Gather, Gated, Down, Combine };
   static constexpr int kParts = 9;
   struct Stage {
@@ -78,6 +84,7 @@ class Program final : public Stages {
   std::shared_ptr<Cache> cache_;
   const Kernels& kernels_;
   int max_rows_;
+  int hidden_width_ = 0;
   Arena arena_;
   std::vector<Rows> buffers_;
   std::vector<Rope> ropes_;

@@ -26,10 +26,13 @@ class PagedRunner:
         num_blocks: int = 24,
         max_rows: int = 256,
         seed: int = 0,
+        capture: Sequence[int] = (),
     ) -> None:
+        """``capture``: layers whose hidden states each step leaves in ``hidden`` [rows, layers * width]."""
         self.cache = model.spec.cache_spec(dtype)
         backend.allocate_cache(self.cache, [num_blocks] * self.cache.num_groups)
-        self.program = backend.compile(model.build, max_rows)
+        self.program = backend.compile(model.build_with(capture) if capture else model.build, max_rows)
+        self.hidden: torch.Tensor | None = None
         self.lengths: dict[int, int] = {}  # computed tokens of each sequence
         self.tables: dict[int, list[list[int]]] = {}  # per sequence and group
         self.free = [list(range(num_blocks)) for _ in range(self.cache.num_groups)]
@@ -49,7 +52,9 @@ class PagedRunner:
         batch = self._batch(chunks, parents)
         if wanted is not None:
             batch.logit_rows = np.array(wanted, dtype=np.int32)
-        logits = self.program.run(batch).logits.clone()
+        output = self.program.run(batch)
+        logits = output.logits.clone()
+        self.hidden = None if output.hidden is None else output.hidden.clone()
         if parents is None:
             for sequence, tokens in chunks:
                 self.lengths[sequence] += len(tokens)

@@ -23,6 +23,7 @@ LAYERS = [
     {"engine"},
     {"speculation"},
     {"adapters", "models"},
+    {"kv"},
     {"backends"},
     {"quantization", "sampling", "distributed"},
     {"_cpu", "errors", "_version"},

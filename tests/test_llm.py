@@ -61,7 +61,7 @@ def test_a_seed_makes_samples_repeatable_and_no_seed_does_not(llm) -> None:
     seeded = SamplingParams(seed=7, max_tokens=20, ignore_eos=True)
     first, second = llm.generate(["a", "a"], seeded)
     assert first.outputs[0].token_ids == second.outputs[0].token_ids
-    free = SamplingParams(max_tokens=20, ignore_eos=True, n=2)
+    free = SamplingParams(temperature=2.0, max_tokens=40, ignore_eos=True, n=2)  # hot: no two alike by chance
     texts = {tuple(sequence.token_ids) for output in llm.generate(["a", "a"], free) for sequence in output.outputs}
     assert len(texts) == 4
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from fake_drafters import TakesAll
 
 from paceline.backends.base import MAX_TREE_ROWS, Batch, CacheSpec, StepOutput
 from paceline.engine.config import EngineConfig, Machine
@@ -91,6 +92,7 @@ class FakeBackend:
         self.spec: CacheSpec | None = None
         self.max_rows_seen = 0
         self.poison: set[int] = set()  # more tokens whose rows give NaN
+        self.num_moves = 0
 
     def allocate_cache(self, spec: CacheSpec, num_blocks: Sequence[int]) -> None:
         rng = np.random.default_rng(1)
@@ -99,6 +101,13 @@ class FakeBackend:
 
     def compile(self, build: object, max_rows: int) -> FakeProgram:
         return FakeProgram(self, max_rows)
+
+    def move(self, sources: np.ndarray, targets: np.ndarray) -> None:
+        self.num_moves += sources.shape[1]
+        for keys, *pairs in zip(self.keys, sources.tolist(), targets.tolist(), strict=True):
+            for source, target in zip(*pairs, strict=True):
+                assert source != target, "a move to where it is"
+                keys[target] = keys[source]
 
 
 class FakeProgram:
@@ -226,8 +235,9 @@ def make_engine(
 ) -> tuple[Engine, FakeBackend]:
     """An engine on the fake model; ``config``: fields of ``EngineConfig``."""
     backend = FakeBackend()
+    controller = None if drafter is None else TakesAll(drafter)
     engine = Engine(
-        FakeModel(fake_spec(windows, context)), backend, EngineConfig(**config), drafter=drafter, limits=MACHINE
+        FakeModel(fake_spec(windows, context)), backend, EngineConfig(**config), controller=controller, limits=MACHINE
     )
     return engine, backend
 

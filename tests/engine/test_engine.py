@@ -107,8 +107,8 @@ def test_drafts_take_fewer_steps() -> None:
     assert engine.stats().steps == 40
     engine, _ = make_engine(drafter=ScriptedDrafter({("r", 0): answer}, length=4))
     assert first(serve(engine, request)).token_ids == answer
-    assert engine.stats().steps == 9  # the prompt and its first token, then 5 tokens a step
-    assert (engine.stats().draft_tokens, engine.stats().accepted_tokens) == (31, 31)
+    assert engine.stats().steps == 8  # 5 tokens a step, that of the prompt included
+    assert (engine.stats().draft_tokens, engine.stats().accepted_tokens) == (32, 32)
 
 
 def test_drafters_observe_exactly_the_tokens_that_were_taken() -> None:
@@ -238,7 +238,7 @@ def test_tokens_before_a_failing_row_of_an_accepted_draft_are_kept() -> None:
     backend.poison = {answer[last]}
     outcome = first(serve(engine, request))
     assert (outcome.token_ids, outcome.finish_reason) == (answer[: last + 1], "error")
-    assert len(outcome.deltas) == 2 and outcome.deltas[-1].error
+    assert len(outcome.deltas) == 1 and outcome.deltas[-1].error  # the prompt's step drafts too
 
 
 @pytest.mark.parametrize("have", [1, 5, 19])

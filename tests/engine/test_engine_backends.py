@@ -6,7 +6,7 @@ import functools
 from pathlib import Path
 
 import pytest
-from fake_drafters import Answers, ScriptedDrafter, TreeDrafter
+from fake_drafters import Answers, ScriptedDrafter, TakesAll, TreeDrafter
 from fake_model import MACHINE, drain, serve
 
 from paceline.backends.base import Backend
@@ -65,7 +65,8 @@ class Case:
 
     def engine(self, drafter: object = None, **config: object) -> Engine:
         wishes = EngineConfig(**{"kv_blocks": 64, **config})
-        return Engine(self.model, self.backend, wishes, drafter=drafter, limits=MACHINE)
+        controller = None if drafter is None else TakesAll(drafter)
+        return Engine(self.model, self.backend, wishes, controller=controller, limits=MACHINE)
 
     def texts(self, engine: Engine) -> Answers:
         return {key: outcome.token_ids for key, outcome in serve(engine, *requests()).items()}

@@ -8,9 +8,10 @@ import pytest
 
 from paceline.backends.base import CacheSpec
 from paceline.engine import machine
-from paceline.engine.config import EngineConfig, Machine, ResolvedConfig, cache_bytes, resolve
-from paceline.engine.kv_cache import window_blocks
+from paceline.engine.config import EngineConfig, Machine, ResolvedConfig, resolve
 from paceline.errors import InvalidRequestError
+from paceline.kv.cache import window_blocks
+from paceline.kv.sizing import cache_bytes
 
 MIB = 2**20
 LARGE = Machine(free_bytes=64 * 2**30, cores=8)

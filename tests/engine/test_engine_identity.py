@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from fake_drafters import Answers, ScriptedDrafter, SometimesDrafter, TreeDrafter
+from fake_drafters import Answers, LeadingTreeDrafter, ScriptedDrafter, SometimesDrafter, TreeDrafter
 from fake_model import drain, fake_spec, make_engine, make_request, prompt_of, reference_output, serve
 
 from paceline.engine.messages import Request
@@ -96,12 +96,34 @@ def test_text_does_not_depend_on_when_others_come_and_go(case) -> None:
     assert outcomes["sampled"] == known["sampled", 0]
 
 
-def test_a_tree_whose_path_is_not_its_first_tokens_is_computed_again() -> None:
-    """Keys of such a path do not lie where the text goes, so they are known tokens to compute, not computed ones."""
+@pytest.mark.parametrize("windows", WINDOWS, ids=str)
+def test_a_tree_whose_path_is_not_its_first_tokens_is_not_computed_again(windows: tuple[int, ...]) -> None:
+    """Keys of such a path are moved to where the text goes: every step computes one known token."""
     request = make_request("r", prompt_of(20), max_tokens=60, ignore_eos=True)
-    known = {("r", 0): reference_output(fake_spec(), request)}
-    engine, _ = make_engine(drafter=TreeDrafter(known, length=3))
+    known = {("r", 0): reference_output(fake_spec(windows), request)}
+    engine, backend = make_engine(windows, drafter=TreeDrafter(known, length=3))
     assert serve(engine, request)["r", 0].token_ids == known["r", 0]
     stats = engine.stats()
-    assert stats.accepted_tokens > 30
-    assert stats.rows - stats.draft_tokens > 20 + stats.steps
+    assert stats.accepted_tokens > 40 and backend.num_moves > 20
+    assert stats.rows - stats.draft_tokens == 20 + stats.steps - 1
+
+
+def test_nothing_is_moved_for_chains_and_leading_paths() -> None:
+    request = make_request("r", prompt_of(20), max_tokens=60, ignore_eos=True)
+    known = {("r", 0): reference_output(fake_spec(), request)}
+    for drafter in (ScriptedDrafter(known, error_rate=0.2), LeadingTreeDrafter(known)):
+        engine, backend = make_engine(drafter=drafter)
+        assert serve(engine, request)["r", 0].token_ids == known["r", 0]
+        assert engine.stats().accepted_tokens > 10 and backend.num_moves == 0
+
+
+def test_blocks_of_moved_paths_are_right_for_those_who_find_them() -> None:
+    """A second request reads, through the prefix cache, the keys that the first one moved."""
+    first = make_request("first", prompt_of(20), max_tokens=60, ignore_eos=True)
+    answer = reference_output(fake_spec(), first)
+    engine, backend = make_engine(drafter=TreeDrafter({("first", 0): answer}, length=3))
+    serve(engine, first)
+    assert backend.num_moves > 20
+    second = make_request("second", [*first.prompt_ids, *answer[:50]], max_tokens=15, ignore_eos=True)
+    assert serve(engine, second)["second", 0].token_ids == reference_output(fake_spec(), second)
+    assert engine.stats().prefix_cache_hits >= 64

@@ -110,7 +110,8 @@ class EngineMachine(RuleBasedStateMachine):
         before = [(sequence, sequence.computed) for sequence in self.engine.scheduler.running[:1]]
         waiting = self.engine.scheduler.waiting[:1]
         report = self.engine.step()
-        assert report.step_rows <= self.engine.config.max_rows
+        config = self.engine.config
+        assert report.step_rows <= config.max_rows + (config.max_draft_rows if self.engine.drafting else 0)
         collect(self.outcomes, report.deltas)
         self.engine.check_integrity()
         for sequence, computed in before:

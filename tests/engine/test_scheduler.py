@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 from fake_model import EOS, fake_spec, make_request, prompt_of
 
-from paceline.engine.kv_cache import KVCache
 from paceline.engine.scheduler import PROMPT_LOGPROB_ROWS, Scheduler
 from paceline.engine.sequence import Sequence, State
+from paceline.kv.cache import KVCache
 from paceline.speculation.draft import Draft
 
 CONTEXT = 256
+DRAFT_ROWS = 48
 
 
 class Bench:
@@ -20,7 +21,7 @@ class Bench:
         spec = fake_spec(context=CONTEXT).cache_spec()
         context = min(CONTEXT, num_blocks * 16)
         self.cache = KVCache(spec, [num_blocks], max_running, context, prefix_cache=prefix)
-        self.scheduler = Scheduler(self.cache, max_rows, max_running)
+        self.scheduler = Scheduler(self.cache, max_rows, max_running, max_draft_rows=DRAFT_ROWS)
         self.limit = context
         self.serial = 0
         self.live: list[Sequence] = []
@@ -41,12 +42,17 @@ class Bench:
         self.check()
         return sequences[0]
 
-    def step(self) -> dict[Sequence, tuple[int, int]]:
-        """Plans, pretends to compute without accepting a draft token; (rows, draft rows) of each planned sequence."""
+    def step(self, drafts: dict[Sequence, Draft] | None = None) -> dict[Sequence, tuple[int, int]]:
+        """Plans, asks for ``drafts``, pretends to compute without accepting a draft token; (rows, draft rows) of each
+        planned sequence."""
         planned = self.scheduler.schedule()
+        for sequence in planned:
+            if drafts and sequence in drafts and sequence.completes:
+                self.scheduler.grant(sequence, drafts[sequence])
         plan = {sequence: (sequence.rows, sequence.draft_rows) for sequence in planned}
         assert len(plan) == len(planned)
-        assert sum(rows + drafts for rows, drafts in plan.values()) <= self.scheduler.max_rows
+        assert sum(rows for rows, _ in plan.values()) <= self.scheduler.max_rows
+        assert sum(drafts for _, drafts in plan.values()) <= DRAFT_ROWS
         for sequence in planned:
             computed = sequence.computed + sequence.rows
             if sequence.completes:
@@ -83,39 +89,34 @@ def test_running_sequences_come_before_a_new_prompt() -> None:
     assert bench.step() == {**dict.fromkeys(running, (1, 0)), new: (13, 0)}
 
 
-def test_drafts_come_after_every_running_sequences_row_and_before_prompt_chunks() -> None:
+def test_drafts_take_no_row_of_a_known_token() -> None:
     bench = Bench(max_rows=16)
     first, second = bench.add(3), bench.add(3)
     prompt = bench.add(100)
     bench.step()
-    first.draft = chain(4)
-    second.draft = chain(3)
-    assert bench.step() == {first: (1, 4), second: (1, 3), prompt: (7, 0)}
+    assert bench.step({first: chain(4), second: chain(3)}) == {first: (1, 4), second: (1, 3), prompt: (14, 0)}
 
 
-def test_a_draft_is_cut_to_what_is_left_of_the_budget() -> None:
+def test_a_draft_is_cut_to_what_is_left_of_the_draft_rows() -> None:
     bench = Bench(max_rows=8)
-    first, second = bench.add(2), bench.add(2)
+    first, second, third = bench.add(2), bench.add(2), bench.add(2)
     bench.step()
-    first.draft = chain(20)
-    second.draft = chain(3)
-    assert bench.step() == {first: (1, 6), second: (1, 0)}
+    plan = bench.step({first: chain(40), second: chain(20), third: chain(3)})
+    assert plan == {first: (1, 40), second: (1, 8), third: (1, 0)}
+
+
+def test_a_tree_is_cut_to_the_ancestor_mask() -> None:
+    bench = Bench(max_rows=40)
+    sequence = bench.add(30)
+    tree = Draft(tuple(range(40)), "test", (-1, -1, *range(38)))
+    assert bench.step({sequence: tree}) == {sequence: (30, 34)}
 
 
 def test_a_draft_may_follow_the_last_chunk_of_a_prompt() -> None:
     bench = Bench(max_rows=16)
     sequence = bench.add(20)
-    bench.step()
-    sequence.draft = chain(5)
-    assert bench.step()[sequence] == (4, 5)
-
-
-def test_a_draft_behind_tokens_that_do_not_fit_is_not_verified() -> None:
-    bench = Bench(max_rows=16)
-    sequence = bench.add(60)
-    bench.step()
-    sequence.draft = chain(5)
-    assert bench.step()[sequence] == (16, 0)
+    assert bench.step({sequence: chain(5)})[sequence] == (16, 0)
+    assert bench.step({sequence: chain(5)})[sequence] == (4, 5)
     assert sequence.draft is None
 
 
@@ -123,8 +124,7 @@ def test_rejected_tokens_do_not_advance_computed_length() -> None:
     bench = Bench()
     sequence = bench.add(20)
     bench.step()
-    sequence.draft = chain(30)
-    bench.step()
+    bench.step({sequence: chain(30)})
     assert (sequence.length, sequence.computed) == (22, 21)
 
 
@@ -132,8 +132,8 @@ def test_drafts_preempt_nobody() -> None:
     bench = Bench(num_blocks=4)
     first, second = bench.add(15), bench.add(15)
     bench.step()
-    first.draft, second.draft = chain(40), chain(40)
-    bench.step()
+    plan = bench.step({first: chain(40), second: chain(40)})
+    assert plan == {first: (1, 15 + 32), second: (1, 0)} or plan[first][1] + plan[second][1] > 0
     assert bench.scheduler.num_preemptions == 0
     assert [sequence.state for sequence in (first, second)] == [State.RUNNING] * 2
 

@@ -153,12 +153,18 @@ class Ops(Protocol):
     def logits(self, x: Rows, head: Matrix, scale: float = 1.0, softcap: float = 0.0) -> None:
         """The program's output: ``x @ head.T * scale``, then the soft cap. ``x`` comes from ``select``."""
 
+    def capture(self, x: Rows) -> None:
+        """Adds ``x``, all rows of it, to the program's output ``hidden``: the columns behind what was captured before.
+        Comes before ``logits``."""
+
 
 @dataclass(slots=True)
 class StepOutput:
-    """``logits`` is float32 ``[L, vocabulary]`` and valid until the program runs again."""
+    """``logits`` is float32 ``[L, vocabulary]``, ``hidden`` float32 ``[T, sum of captured widths]`` (None when nothing
+    is captured); both are valid until the program runs again."""
 
     logits: torch.Tensor
+    hidden: torch.Tensor | None = None
 
 
 class Program(Protocol):
@@ -186,3 +192,12 @@ class Backend(Protocol):
 
     def compile(self, build: Callable[[Ops], None], max_rows: int) -> Program:
         """Records ``build`` (which must end in ``ops.logits``)."""
+
+    def move(self, sources: IntArray, targets: IntArray) -> None:
+        """Copies keys and values of slot ``sources[g, i]`` to slot ``targets[g, i]`` (int32 ``[G, N]``) in all layers
+        of group ``g``. A slot must not be the target of one move and the source of a later one: that holds where the
+        accepted path of a token tree is moved together, front to back, however far sources and targets overlap."""
+
+    def sibling(self) -> Backend:
+        """A backend for a second model: it shares the threads or the device with this one and nothing else. Programs
+        of siblings run one at a time."""

@@ -21,6 +21,7 @@ from paceline.backends.base import (
     AttentionLayer,
     Batch,
     CacheSpec,
+    IntArray,
     MoELayer,
     Ops,
     RopeSpec,
@@ -76,6 +77,17 @@ class TorchBackend:
         """Nothing to record: the program calls ``build`` every step."""
         return TorchProgram(self, build, max_rows)
 
+    def move(self, sources: IntArray, targets: IntArray) -> None:
+        """At once: no later source is an earlier target, so the order does not matter."""
+        assert self.cache_spec is not None, "allocate_cache comes first"
+        slots = [torch.as_tensor(array, device=self.device).long() for array in (sources, targets)]
+        for layer, group in enumerate(self.cache_spec.layer_group):
+            for cache in (self.keys[layer], self.values[layer]):
+                cache[slots[1][group]] = cache[slots[0][group]]
+
+    def sibling(self) -> TorchBackend:
+        return TorchBackend(self.device, dtype=self.dtype, row_invariant=self.row_invariant)
+
 
 class TorchProgram:
     """Runs the model eagerly."""
@@ -92,7 +104,7 @@ class TorchProgram:
         ops = TorchOps(self._backend, batch)
         self._build(ops)
         assert ops.output is not None, "the build function did not end in ops.logits"
-        return StepOutput(ops.output)
+        return StepOutput(ops.output, torch.cat(ops.hidden, dim=1) if ops.hidden else None)
 
 
 class TorchOps:
@@ -108,6 +120,7 @@ class TorchOps:
         self._rotations: dict[RopeSpec, tuple[torch.Tensor, torch.Tensor]] = {}  # cos and sin [rows, half]
         self._reads: dict[tuple[int, int], list[_Read]] = {}  # per group and window, made when first needed
         self.output: torch.Tensor | None = None
+        self.hidden: list[torch.Tensor] = []
 
     def embed(self, table: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
         return table[self._to_device(self._batch.token_ids)] * scale
@@ -158,6 +171,9 @@ class TorchOps:
             return softcap * torch.tanh(out / softcap) if softcap else out
 
         self.output = self._rowwise(rows, x) if len(x) else x.new_empty(0, len(head), dtype=torch.float32)
+
+    def capture(self, x: torch.Tensor) -> None:
+        self.hidden.append(x.float())
 
     def _to_device(self, array: object) -> torch.Tensor:
         return torch.as_tensor(array, device=self._backend.device).long()

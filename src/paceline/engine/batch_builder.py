@@ -7,8 +7,8 @@ from collections.abc import Sequence as Seq
 import numpy as np
 
 from paceline.backends.base import Batch, IntArray
-from paceline.engine.kv_cache import KVCache
 from paceline.engine.sequence import Sequence
+from paceline.kv.cache import KVCache
 from paceline.speculation.draft import Draft
 
 
@@ -42,7 +42,7 @@ class BatchBuilder:
             if sequence.draft_rows:
                 draft, drafts = sequence.draft, sequence.draft_rows
                 assert draft is not None and sequence.completes
-                token_ids[num_rows : num_rows + drafts] = draft.token_ids[:drafts]
+                token_ids[num_rows : num_rows + drafts] = draft.token_ids
                 logit_rows.extend(range(num_rows, num_rows + drafts))
                 num_rows += drafts
                 trees = trees or draft.parents is not None
@@ -96,9 +96,9 @@ class BatchBuilder:
             draft = sequence.draft
             if sequence.draft_rows and draft is not None and draft.parents is not None:
                 first, rows = start + sequence.rows, sequence.draft_rows
-                own = np.array(draft.parents[:rows], dtype=np.int32)
+                own = np.array(draft.parents, dtype=np.int32)
                 parents[first : first + rows] = own + sequence.rows
-                positions[first : first + rows] = np.array(depths(draft)[:rows]) + (sequence.length - 1)
+                positions[first : first + rows] = np.array(depths(draft)) + (sequence.length - 1)
         return parents
 
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from paceline.backends.base import CacheDtype, CacheSpec
-from paceline.engine.kv_cache import blocks_for, capacity_tokens, window_blocks
 from paceline.engine.messages import Choice
 from paceline.errors import InvalidRequestError
+from paceline.kv.cache import blocks_for, capacity_tokens
+from paceline.kv.sizing import blocks_per_group, cache_bytes
 from paceline.speculation.options import SpeculationOptions
 
 MAX_ROWS = 512
 MAX_RUNNING = 32
 MAX_QUEUE = 256
+DRAFT_ROWS = 64  # least rows of a step for draft tokens
+DRAFT_ROWS_PER_SEQUENCE = 4  # more only helps where nobody is short of rows, and then few sequences run
 MEMORY_SHARE = 0.25  # of the free memory, for the KV cache
 TOKENS_PER_SEQUENCE = 1024  # generous length for which the cache is sized
 WARM_BYTES = 192 * 2**20  # least memory for remembered prefixes
@@ -42,7 +45,8 @@ class ResolvedConfig:
     context_length: int
     num_blocks: tuple[int, ...]  # per cache group
     warm_blocks: tuple[int, ...]  # of them, those that remembered prefixes may fill
-    max_rows: int
+    max_rows: int  # of known tokens
+    max_draft_rows: int  # behind these, of draft tokens
     max_running: int
     max_queue: int
     threads: int
@@ -66,6 +70,7 @@ def resolve(
     Raises ``InvalidRequestError`` naming a setting that cannot be met, its value and the limit.
     """
     _check(config, spec, model_context)
+    config.speculation.validate()
     choices: list[Choice] = []
 
     def choose(name: str, wish: int | None, value: int, reason: str) -> int:
@@ -98,31 +103,12 @@ def resolve(
         num_blocks=num_blocks,
         warm_blocks=tuple(max(1, int(blocks * share)) for blocks in num_blocks),
         max_rows=max_rows,
+        max_draft_rows=max(DRAFT_ROWS, DRAFT_ROWS_PER_SEQUENCE * max_running),
         max_running=min(max_running, max_rows),
         max_queue=max_queue,
         threads=threads,
         prefix_cache=config.prefix_cache,
     ), choices
-
-
-def cache_bytes(spec: CacheSpec, num_blocks: tuple[int, ...]) -> int:
-    """Bytes of the whole KV cache."""
-    return sum(blocks * spec.block_bytes(group) for group, blocks in enumerate(num_blocks))
-
-
-def blocks_per_group(spec: CacheSpec, tokens: int, max_rows: int, max_running: int) -> tuple[int, ...]:
-    """Blocks of each group for ``tokens`` cached tokens. A group with a window needs no more than the windows of all
-    running sequences and one step's rows; half as much again lets it remember prefixes."""
-    size = spec.block_size
-    everything = blocks_for(tokens, size)
-
-    def count(window: int) -> int:
-        if not window:
-            return everything
-        live = max_running * (window_blocks(window, size) + 1) + blocks_for(max_rows, size)
-        return min(everything, live + live // 2)
-
-    return tuple(count(window) for window in spec.group_windows)
 
 
 def _choose_blocks(

@@ -9,16 +9,20 @@ from typing import Any, Protocol
 from paceline.backends.base import Backend, Ops
 from paceline.engine import machine
 from paceline.engine.config import EngineConfig, Machine, resolve
-from paceline.engine.drafting import Drafter, fit_draft
-from paceline.engine.kv_cache import KVCache
-from paceline.engine.messages import EngineStats, FinishReason, Request, SequenceDelta, StepReport
+from paceline.engine.drafting import Drafting
+from paceline.engine.messages import EngineStats, FinishReason, Request, SequenceDelta, StepReport, StepSpeculation
 from paceline.engine.runner import Runner, StepResult
 from paceline.engine.scheduler import Scheduler
 from paceline.engine.sequence import Sequence, State
+from paceline.engine.step_timing import time_steps
 from paceline.errors import InvalidRequestError, OverloadedError
+from paceline.kv.cache import KVCache
 from paceline.models.spec import ModelSpec
 from paceline.models.tokenizer import ids_of
+from paceline.sampling.params import SamplingParams
 from paceline.sampling.sampler import Sampler
+from paceline.speculation.decision import DraftController
+from paceline.speculation.drafters.base import Progress
 
 
 class Model(Protocol):
@@ -36,6 +40,8 @@ class Model(Protocol):
     @property
     def build(self) -> Callable[[Ops], None]: ...
 
+    def build_with(self, capture: Iterable[int]) -> Callable[[Ops], None]: ...
+
 
 class Engine:
     """Serves requests with one model on one backend. Not thread-safe: one thread calls ``add``, ``abort``, ``step``.
@@ -51,7 +57,7 @@ class Engine:
         config: EngineConfig | None = None,
         *,
         eos_ids: Iterable[int] | None = None,
-        drafter: Drafter | None = None,
+        controller: DraftController | None = None,
         limits: Machine | None = None,
     ) -> None:
         config = config or EngineConfig()
@@ -61,7 +67,6 @@ class Engine:
         self.config, self.choices = resolve(config, cache_spec, model.spec.context_length, limits, model.weights_bytes)
         self.context_length = self.config.context_length
         self.eos_ids = frozenset(ids_of(model.config.get("eos_token_id")) if eos_ids is None else eos_ids)
-        self.drafter = drafter
         backend.allocate_cache(cache_spec, self.config.num_blocks)
         self.cache = KVCache(
             cache_spec,
@@ -71,15 +76,26 @@ class Engine:
             prefix_cache=self.config.prefix_cache,
             warm_blocks=self.config.warm_blocks,
         )
-        self.scheduler = Scheduler(self.cache, self.config.max_rows, self.config.max_running)
+        draft_rows = 0 if controller is None else self.config.max_draft_rows
+        self.scheduler = Scheduler(self.cache, self.config.max_rows, self.config.max_running, draft_rows)
         vocab_size = model.spec.vocab_size
-        program = backend.compile(model.build, self.config.max_rows)
+        # Layers that somebody wants to see are part of the program; without any it is the plain one.
+        build = model.build_with(controller.layers) if controller is not None and controller.layers else model.build
+        program = backend.compile(build, self.config.max_rows + draft_rows)
         sampler = Sampler(vocab_size, coupled=config.speculation.sampling == "coupled")
-        self.runner = Runner(program, self.cache, sampler, vocab_size, self.eos_ids)
+        self.runner = Runner(program, self.cache, backend, sampler, vocab_size, self.eos_ids)
         self._requests: dict[str, list[Sequence]] = {}  # unfinished sequences
         self._outbox: list[SequenceDelta] = []  # deltas that came about between steps
         self._serial = 0
         self._stats = EngineStats(kv_blocks_total=self.cache.num_blocks)
+        self.drafting: Drafting | None = None
+        if controller is not None:
+            self.drafting = Drafting(controller, self.scheduler, self._stats, config.speculation.max_draft)
+
+    @property
+    def drafter_names(self) -> tuple[str, ...]:
+        """Drafters that may propose here; none when speculation is off."""
+        return () if self.drafting is None else self.drafting.controller.names
 
     def add(self, request: Request) -> None:
         """Queues a request. Raises ``InvalidRequestError`` when it can never be served and ``OverloadedError`` when
@@ -118,6 +134,8 @@ class Engine:
         for sequence in list(self._requests.get(request_id, ())):
             if index is None or sequence.index == index:
                 self._outbox.append(self._finish(sequence, "abort"))
+                if self.drafting is not None:
+                    self.drafting.forget(sequence)
 
     def has_work(self) -> bool:
         """Whether ``step`` has something to do or to say."""
@@ -128,23 +146,32 @@ class Engine:
         engine's state can no longer be trusted."""
         started = time.perf_counter()
         deltas, self._outbox = self._outbox, []
-        if self.drafter is not None:
-            self._propose(self.drafter)
         planned = self.scheduler.schedule()
         if not planned:
             return StepReport(deltas=deltas, stats=self.stats())
+        if self.drafting is not None:
+            self.drafting.plan(planned)
         rows = self._count_rows(planned)
+        running = time.perf_counter()
         results = self.runner.run(planned)
-        took: list[Sequence] = []
-        accepted: list[list[int]] = []
+        seconds = time.perf_counter() - running
+        progress: list[Progress] = []
+        start = 0
         for sequence, result in zip(planned, results, strict=True):
-            delta = self._commit(sequence, result)
+            part = Progress(sequence, [], sequence.computed)
+            if self.runner.hidden is not None:
+                part.rows, part.hidden = result.rows_from(start), self.runner.hidden
+            start += sequence.rows + sequence.draft_rows
+            delta = self._commit(sequence, result, seconds)
             if delta is not None:
                 deltas.append(delta)
-                took.append(sequence)
-                accepted.append(delta.token_ids)
-        if self.drafter is not None and took:
-            self.drafter.observe(took, accepted)
+                part.token_ids = delta.token_ids
+            progress.append(part)
+        if self.drafting is not None:
+            self.drafting.observe(progress, rows, seconds)
+            for sequence in planned:
+                if sequence.state is State.FINISHED:
+                    self.drafting.forget(sequence)
         seconds = time.perf_counter() - started
         self._stats.steps += 1
         self._stats.rows += rows
@@ -161,6 +188,11 @@ class Engine:
         stats.prefix_cache_hits = cache.hits
         stats.preemptions = scheduler.num_preemptions
         return stats
+
+    def time_steps(self) -> list[tuple[int, float]]:
+        """(rows, seconds) of steps of the model on this machine. Only before the first request."""
+        assert not self._requests and self._serial == 0
+        return time_steps(self.runner.program, self.cache.spec, self.config.num_blocks, self.config.max_rows)
 
     def check_integrity(self) -> None:
         """Asserts that queues, block tables, reference counts and free lists agree. For tests and idle times."""
@@ -189,19 +221,20 @@ class Engine:
                 f"the prompt has {length} tokens and {asked}: a sequence holds at most {limit} tokens here{why}",
                 "prompt" if length >= limit else "max_tokens",
             )
+        self._check_drafters(params)
         in_flight = len(self.scheduler.running) + self.scheduler.num_waiting
         if in_flight >= self.config.max_queue + self.config.max_running:
             raise OverloadedError(f"the queue is full: {self.scheduler.num_waiting} sequences wait")
 
-    def _propose(self, drafter: Drafter) -> None:
-        sequences = [
-            sequence
-            for sequence in self.scheduler.running
-            if sequence.pending <= self.config.max_rows and sequence.length + 1 < sequence.end
-        ]
-        if sequences:
-            for sequence, draft in zip(sequences, drafter.propose(sequences), strict=True):
-                sequence.draft = fit_draft(draft, sequence, self.context_length)
+    def _check_drafters(self, params: SamplingParams) -> None:
+        wish = params.speculative
+        names = self.drafter_names
+        for name in (wish and wish.drafters) or ():
+            if name not in names:
+                have = ", ".join(names) or "none, speculation is off"
+                raise InvalidRequestError(
+                    f"speculative.drafters: there is no drafter {name!r} here ({have})", "speculative"
+                )
 
     def _count_rows(self, planned: list[Sequence]) -> int:
         rows = drafts = prompt = 0
@@ -215,10 +248,11 @@ class Engine:
         self._stats.draft_tokens += drafts
         return rows + drafts
 
-    def _commit(self, sequence: Sequence, result: StepResult) -> SequenceDelta | None:
+    def _commit(self, sequence: Sequence, result: StepResult, seconds: float) -> SequenceDelta | None:
         """Takes the accepted tokens, up to where the sequence ends; a delta if there is something to tell."""
         computed, token_ids = sequence.computed + result.kept_rows, result.token_ids
         reason: FinishReason | None = None
+        speculation: StepSpeculation | None = None
         if token_ids:
             count, reason = sequence.ending(token_ids)
             token_ids = token_ids[:count]
@@ -226,6 +260,11 @@ class Engine:
             sequence.num_accepted += accepted
             self._stats.accepted_tokens += accepted
             self._stats.generation_tokens += count
+            if self.drafting is not None and sequence.draft_rows:
+                self.drafting.count(sequence, accepted)
+            wish = sequence.params.speculative
+            if wish is not None and wish.report:
+                speculation = self._report(sequence, accepted, count, seconds)
             sequence.append(token_ids)
             assert sequence.sampling is not None
             sequence.sampling.state.extend(token_ids)
@@ -241,6 +280,7 @@ class Engine:
             else:
                 return None
         delta.token_ids = token_ids
+        delta.speculation = speculation
         if result.logprobs is not None:
             delta.logprobs = result.logprobs[: len(token_ids)]
         if reason == "stop":
@@ -248,6 +288,11 @@ class Engine:
         if not sequence.reported:
             self._introduce(sequence, delta)
         return delta
+
+    def _report(self, sequence: Sequence, accepted: int, num_tokens: int, seconds: float) -> StepSpeculation:
+        if self.drafting is None:
+            return StepSpeculation(time=seconds, time_without=seconds * num_tokens)
+        return self.drafting.report(sequence, accepted, num_tokens, seconds)
 
     def _introduce(self, sequence: Sequence, delta: SequenceDelta) -> None:
         """What only the first delta of a sequence carries."""

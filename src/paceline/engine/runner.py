@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
-from paceline.backends.base import Program
+from paceline.backends.base import Backend, Program
 from paceline.engine.batch_builder import BatchBuilder, prompt_logprob_range
-from paceline.engine.kv_cache import KVCache
+from paceline.engine.kv_moves import PathMoves
 from paceline.engine.sequence import Sequence
+from paceline.kv.cache import KVCache
 from paceline.sampling.outputs import TokenLogprobs
 from paceline.sampling.sampler import Sampler, SampleRow
 from paceline.sampling.state import SamplingState
@@ -23,26 +24,42 @@ from paceline.speculation.verify import needs_target, verify
 class StepResult:
     """What one step did for one sequence.
 
-    ``token_ids`` are accepted, but not yet cut at an end of the sequence. ``kept_rows``: leading rows of the sequence
-    in this step whose keys and values stay in the cache. Known tokens' rows always do. Of a draft, those that lie in
-    the cache as the text goes: a chain's accepted rows, and of a tree the accepted path as far as it is made of the
-    tree's first tokens. The rest is computed again, as known tokens, in the next step.
+    ``token_ids`` are accepted, but not yet cut at an end of the sequence. ``kept_rows``: how many of the sequence's
+    rows in this step stay in the cache, those of known tokens and of accepted draft tokens, one behind the other.
+    ``path``: see ``Verified``; empty where nothing was sampled.
     """
 
     token_ids: list[int]
     kept_rows: int
     num_accepted: int = 0  # draft tokens among ``token_ids``
+    path: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprobs] | None = None
     error: str | None = None
 
+    def rows_from(self, start: int) -> list[int]:
+        """The kept rows in the step's flat batch, where the sequence's first row is ``start``."""
+        known = self.kept_rows - self.num_accepted
+        return [*range(start, start + known), *(start + known - 1 + row for row in self.path[1:])]
+
 
 class Runner:
-    """One model, one cache, one sampler."""
+    """One model, one cache, one sampler. ``backend`` holds the cache's keys and values. ``hidden``: what the
+    program captured in the last step, see ``StepOutput``."""
+
+    hidden: torch.Tensor | None = None
 
     def __init__(
-        self, program: Program, cache: KVCache, sampler: Sampler, vocab_size: int, eos_ids: frozenset[int]
+        self,
+        program: Program,
+        cache: KVCache,
+        backend: Backend,
+        sampler: Sampler,
+        vocab_size: int,
+        eos_ids: frozenset[int],
     ) -> None:
         self.program = program
+        self.cache = cache
+        self.backend = backend
         self.sampler = sampler
         self.vocab_size = vocab_size
         self.eos_ids = eos_ids
@@ -51,7 +68,8 @@ class Runner:
     def run(self, planned: Seq[Sequence]) -> list[StepResult]:
         """Computes the planned rows; one result a sequence, in order. Writes ``prompt_logprobs`` of those that want
         them."""
-        logits = self.program.run(self._builder.build(planned)).logits
+        output = self.program.run(self._builder.build(planned))
+        logits, self.hidden = output.logits, output.hidden
         if any(sequence.wants_prompt_logprobs for sequence in planned):
             logits = self._take_prompt_logprobs(planned, logits)
         rows: list[SampleRow] = []
@@ -93,6 +111,7 @@ class Runner:
         sampled = self.sampler.sample(logits, rows)
         verified = verify(sampled.token_ids, starts, drafts, targets)
         results = []
+        moves = PathMoves(self.cache)
         done = 0
         for sequence in planned:
             if not sequence.completes:
@@ -101,7 +120,8 @@ class Runner:
             outcome, start, target = verified[done], starts[done], targets.get(done)
             done += 1
             token_ids, path = outcome.token_ids, outcome.path
-            result = StepResult(token_ids, sequence.rows + _leading(path), outcome.num_accepted)
+            moves.add(sequence, path)
+            result = StepResult(token_ids, sequence.rows + outcome.num_accepted, outcome.num_accepted, path)
             if sampled.logprobs is not None and sequence.params.logprobs is not None:
                 result.logprobs = (
                     target.logprobs(outcome)
@@ -113,6 +133,7 @@ class Runner:
                 result.error = messages.get(row, "the model gave no token")
                 result.token_ids = token_ids[:-1]
             results.append(result)
+        moves.run(self.backend)
         return results
 
     def _start_sampling(self, sequence: Sequence) -> SampleRow:
@@ -157,11 +178,3 @@ def draft_rows(first: SampleRow, draft: Draft) -> list[SampleRow]:
     for token, parent in zip(draft.token_ids, draft.parents, strict=True):
         paths.append((*(paths[parent] if parent >= 0 else ()), token))
     return [SampleRow(state, path, deferred) for path in paths]
-
-
-def _leading(path: list[int]) -> int:
-    """Accepted draft rows that directly follow the known tokens in the cache."""
-    count = 0
-    while count + 1 < len(path) and path[count + 1] == count + 1:
-        count += 1
-    return count

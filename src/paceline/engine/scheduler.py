@@ -1,9 +1,11 @@
 """What is computed in the next step, and for whom.
 
 There is one kind of work: *sequence s computes n tokens from position p*. A sequence's wish is its known tokens that
-are not computed yet, then its draft tokens; a step gives out at most ``max_rows`` rows. Latency class first (batch
-sequences see only what interactive ones leave), then inside a class: one row for every running sequence, then their
-drafts, then prompts, of running and of new sequences. Everything in the order (class, priority, arrival).
+are not computed yet; a step gives out at most ``max_rows`` rows for these. Latency class first (batch sequences see
+only what interactive ones leave), then inside a class: one row for every running sequence, then prompts, of running
+and of new sequences. Everything in the order (class, priority, arrival). Behind them come rows for draft tokens, at
+most ``max_draft_rows``: how many are worth their time is not decided here but by the controller of speculation, which
+is asked once it is known what else is in the step.
 
 Guarantees, given that every request ends (``end`` is finite) and fits the cache alone (checked when it is added):
 
@@ -13,8 +15,7 @@ Guarantees, given that every request ends (``end`` is finite) and fits the cache
 * *No starvation.* Within one class and priority, nobody overtakes: a waiting sequence is started before every later
   one, so it waits for a finite number of others. A stream of better class or priority may hold it back for as long
   as that stream fills the machine; that is what class and priority mean.
-* *Drafts are free riders.* They preempt nobody, and inside a class every running sequence has its row before the
-  first draft token gets one.
+* *Drafts are free riders.* They preempt nobody, and take no row that a known token could have had.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ import time
 from bisect import insort
 from operator import attrgetter
 
-from paceline.engine.kv_cache import KVCache
+from paceline.backends.base import MAX_TREE_ROWS
 from paceline.engine.sequence import CLASS_RANK, Sequence, State
+from paceline.kv.cache import KVCache
+from paceline.speculation.draft import Draft
 
 #: Rows a step of a sequence whose prompt logprobs are wanted: each needs a row of logits (vocabulary-sized).
 PROMPT_LOGPROB_ROWS = 64
@@ -35,19 +38,21 @@ _ORDER = attrgetter("order")
 class Scheduler:
     """Running and waiting sequences, and the step plan made from them.
 
-    ``schedule`` writes each planned sequence's ``rows`` and ``draft_rows`` and returns them in order; afterwards the
-    engine calls ``advance`` for each and ``finish`` for those that ended.
+    ``schedule`` writes each planned sequence's ``rows`` and returns them in order; ``grant`` then gives rows to drafts.
+    After the step the engine calls ``advance`` for each and ``finish`` for those that ended.
     """
 
-    def __init__(self, cache: KVCache, max_rows: int, max_running: int) -> None:
+    def __init__(self, cache: KVCache, max_rows: int, max_running: int, max_draft_rows: int = 0) -> None:
         self.cache = cache
         self.max_rows = max_rows
         self.max_running = max_running
+        self.max_draft_rows = max_draft_rows
         self.running: list[Sequence] = []  # in order
         self.waiting: list[Sequence] = []  # in order
         self.num_held = 0
         self.num_preemptions = 0
         self._budget = 0
+        self._draft_budget = 0
         self._planned: list[Sequence] = []
         self._blocked: tuple[Sequence, int] | None = None  # head of the queue that did not fit, free blocks then
 
@@ -77,7 +82,7 @@ class Scheduler:
 
     def schedule(self) -> list[Sequence]:
         """Plans one step: at least one row if there is work, at most ``max_rows``."""
-        self._budget = self.max_rows
+        self._budget, self._draft_budget = self.max_rows, self.max_draft_rows
         self._planned = []
         for rank in CLASS_RANK.values():
             if self._budget and self.running:
@@ -85,6 +90,27 @@ class Scheduler:
             self._start_waiting((rank + 1,))
         assert self._planned or not self.has_work(), "a step with work must compute something"
         return self._planned
+
+    def grant(self, sequence: Sequence, draft: Draft) -> Draft | None:
+        """Gives a planned sequence that samples rows for as much of a draft as fits: into what is left of the step's
+        draft rows, the free blocks, the block table, and for a tree the ancestor mask. That part, or None."""
+        assert sequence.completes and sequence.draft is None
+        room = min(
+            self._draft_budget,
+            self.cache.room(sequence.table) - sequence.length,
+            self.cache.max_tokens - sequence.length,
+        )
+        if draft.parents is not None:
+            room = min(room, MAX_TREE_ROWS - sequence.rows)
+        draft = draft.trim(max(room, 0))
+        if not len(draft):
+            return None
+        granted = self.cache.extend(sequence.table, sequence.length + len(draft))
+        assert granted
+        sequence.draft = draft
+        sequence.draft_rows = len(draft)
+        self._draft_budget -= len(draft)
+        return draft
 
     def advance(self, sequence: Sequence, computed: int) -> None:
         """After a step: the first ``computed`` tokens (all of them accepted) are in the cache."""
@@ -118,12 +144,9 @@ class Scheduler:
                 return
             if sequence.state is State.RUNNING and self._make_room(sequence):
                 self._plan(sequence, 1)
-                more = more or sequence.draft is not None or sequence.pending > 1
+                more = more or sequence.pending > 1
         if not more:
             return
-        for sequence in members:
-            if sequence.rows and sequence.pending == 1:
-                self._grow(sequence)
         for sequence in members:
             if sequence.rows and sequence.pending > 1:
                 self._start_waiting(sequence.order)
@@ -146,16 +169,13 @@ class Scheduler:
         budget, start = self._budget, sequence.computed + sequence.rows
         if sequence.wants_prompt_logprobs and sequence.computed < sequence.prompt_length:
             budget = min(budget, PROMPT_LOGPROB_ROWS - sequence.rows)
-        drafts = 0 if sequence.draft is None else len(sequence.draft)
-        wish = min(sequence.length - start + drafts, budget)
+        wish = min(sequence.length - start, budget)
         if wish <= 0:
             return
         wish = min(wish, self.cache.room(sequence.table) - start)
         granted = self.cache.extend(sequence.table, start + wish)
         assert granted
-        known = min(wish, sequence.length - start)
-        sequence.rows += known
-        sequence.draft_rows = wish - known
+        sequence.rows += wish
         self._budget -= wish
 
     def _make_room(self, sequence: Sequence) -> bool:
@@ -170,13 +190,12 @@ class Scheduler:
     def _preempt(self, sequence: Sequence) -> None:
         """Back to the queue without blocks. What it had computed stays findable in the prefix cache for a while."""
         if sequence.rows:
-            self._budget += sequence.rows + sequence.draft_rows
+            self._budget += sequence.rows
             self._planned.remove(sequence)
-            sequence.rows = sequence.draft_rows = 0
+            sequence.rows = 0
         self.running.remove(sequence)
         self.cache.free(sequence.table)
         sequence.computed = 0
-        sequence.draft = None
         sequence.num_preemptions += 1
         self.num_preemptions += 1
         self._queue(sequence)

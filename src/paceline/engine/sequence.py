@@ -7,8 +7,8 @@ import enum
 import numpy as np
 
 from paceline.backends.base import IntArray
-from paceline.engine.kv_cache import BlockTable
 from paceline.engine.messages import FinishReason, Request, TokenLogprobs
+from paceline.kv.cache import BlockTable
 from paceline.sampling.sampler import SampleRow
 from paceline.speculation.draft import Draft
 
@@ -28,7 +28,7 @@ class Sequence:
     """Tokens known so far, how many of them are computed (in the KV cache), and what this step plans.
 
     The random stream is named by ``(seed, index)``; a token's noise depends on that and on its absolute position only.
-    The wish of a sequence is ``length - computed`` rows and, behind them, one row for each draft token.
+    The wish of a sequence is ``length - computed`` rows; behind them the step may verify draft tokens, a row each.
     """
 
     __slots__ = (
@@ -90,8 +90,8 @@ class Sequence:
         self.followers: list[Sequence] = []
         self.computed = 0
         self.rows = 0  # planned for this step, without draft rows
-        self.draft: Draft | None = None
-        self.draft_rows = 0  # draft tokens planned for this step
+        self.draft: Draft | None = None  # what this step verifies
+        self.draft_rows = 0  # its tokens
         self.sampling: SampleRow | None = None  # made when it first samples, kept over preemptions
         self.wants_prompt_logprobs = False
         self.prompt_logprobs: list[TokenLogprobs | None] = []
@@ -107,6 +107,10 @@ class Sequence:
     @property
     def key(self) -> tuple[str, int]:
         return self.request.request_id, self.index
+
+    @property
+    def adapter(self) -> str | None:
+        return self.request.adapter
 
     @property
     def class_rank(self) -> int:

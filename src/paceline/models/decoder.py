@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from paceline.backends.base import AttentionLayer, Matrix, MoELayer, Ops, Rows, Vector
@@ -37,12 +38,17 @@ class ModelWeights:
     head: Matrix  # the same object as ``embedding`` when tied
 
 
-def build(ops: Ops, spec: ModelSpec, weights: ModelWeights) -> None:
-    """Records (or runs) one step of the model: token ids in, logits of the wanted rows out."""
+def build(ops: Ops, spec: ModelSpec, weights: ModelWeights, capture: Collection[int] = ()) -> None:
+    """Records (or runs) one step of the model: token ids in, logits of the wanted rows out.
+
+    The residual stream behind each layer in ``capture`` comes out as well, for all rows, ascending layers side by side.
+    """
     x = ops.embed(weights.embedding, spec.embedding_scale)
-    for layer in weights.layers:
+    for index, layer in enumerate(weights.layers):
         x = ops.add(x, _attention(ops, spec, layer, x), spec.residual_scale)
         x = ops.add(x, _mlp(ops, spec, layer, x), spec.residual_scale)
+        if index in capture:
+            ops.capture(x)
     x = ops.norm(ops.select(x), weights.final_norm, spec.norm_eps)
     ops.logits(x, weights.head, spec.logit_scale, spec.logit_softcap)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,19 @@ class LoadedModel:
     def build(self, ops: Ops) -> None:
         """One step of the model, for ``Backend.compile``."""
         decoder.build(ops, self.spec, self.weights)
+
+    def build_with(self, capture: Iterable[int]) -> Callable[[Ops], None]:
+        """``build`` of a program whose output ``hidden`` has the residual stream behind these layers, whatever their
+        order here, in ascending order: float32 ``[T, layers * hidden_size]``. Nothing is loaded again.
+
+        Raises ``ModelLoadError`` for a layer that the model does not have."""
+        layers = frozenset(capture)
+        if not layers <= set(range(self.spec.num_layers)):
+            raise ModelLoadError(
+                f"hidden states of layers {sorted(layers)} are asked for, but the model has layers 0 to "
+                f"{self.spec.num_layers - 1}: this drafter was made for another model"
+            )
+        return partial(decoder.build, spec=self.spec, weights=self.weights, capture=layers)
 
 
 def load_model(path: str | Path, backend: Backend, *, context_length: int | None = None) -> LoadedModel:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from paceline import _cpu
-from paceline.backends.base import Batch, CacheSpec, Ops, StepOutput
+from paceline.backends.base import Batch, CacheSpec, IntArray, Ops, StepOutput
 from paceline.backends.cpu.lowering import Lowering
 from paceline.backends.cpu.recorder import record
 from paceline.backends.cpu.weights import CpuMatrix, WeightStore
@@ -19,11 +19,12 @@ from paceline.quantization.packed import PackedWeight
 
 class CpuBackend:
     """``threads``: size of the thread team, the caller included (None: the CPUs this process may use).
-    ``variant``: name of a kernel variant (None: the best this CPU can run)."""
+    ``variant``: name of a kernel variant (None: the best this CPU can run). ``team``: run on this team instead of
+    starting one; it runs one program at a time."""
 
     name = "cpu"
 
-    def __init__(self, threads: int | None = None, variant: str | None = None) -> None:
+    def __init__(self, threads: int | None = None, variant: str | None = None, *, team: Any = None) -> None:
         variants = dict(_cpu.variants())
         if not variants:
             raise PacelineError("the cpu backend needs a CPU with AVX2, FMA and F16C; use the torch backend")
@@ -31,9 +32,10 @@ class CpuBackend:
         known = variants | dict(_cpu.test_variants())
         if self.variant not in known:
             raise PacelineError(f"this CPU cannot run the kernels {self.variant!r}; it can run {', '.join(variants)}")
-        self.threads = threads or len(os.sched_getaffinity(0))
+        assert team is None or threads is None
+        self.threads: int = team.size if team is not None else threads or len(os.sched_getaffinity(0))
         self._bf16_activations = known[self.variant]
-        self._team = _cpu.Team(self.threads)
+        self._team = team or _cpu.Team(self.threads)
         self._weights = WeightStore()
         self._cache: Any = None
         self._spec: CacheSpec | None = None
@@ -61,6 +63,13 @@ class CpuBackend:
         Lowering(native, self._spec, max_rows, self._bf16_activations).run(nodes)
         return CpuProgram(native, max_rows, nodes[-1].output.width, (self._weights, nodes))
 
+    def move(self, sources: IntArray, targets: IntArray) -> None:
+        for group, slots in enumerate(zip(sources, targets, strict=True)):
+            self._cache.move(group, *slots)
+
+    def sibling(self) -> CpuBackend:
+        return CpuBackend(variant=self.variant, team=self._team)
+
 
 class CpuProgram:
     """A recorded model; one native call a step, with the GIL released."""
@@ -71,13 +80,15 @@ class CpuProgram:
         self._keep = keep  # the weights must outlive the program
         self._logits = torch.empty((1, vocab_size))
         self._logits_array = self._logits.numpy()
+        self._hidden = torch.empty((1, native.hidden_width)) if native.hidden_width else None
 
     def run(self, batch: Batch) -> StepOutput:
-        wanted = len(batch.logit_rows)
+        wanted, hidden = len(batch.logit_rows), self._hidden
         if wanted > len(self._logits):
-            rows = max(wanted, min(2 * len(self._logits), self.max_rows))
-            self._logits = torch.empty((rows, self._logits.shape[1]))
+            self._logits = self._grown(self._logits, wanted)
             self._logits_array = self._logits.numpy()
+        if hidden is not None and batch.num_rows > len(hidden):
+            hidden = self._hidden = self._grown(hidden, batch.num_rows)
         self._native.run(
             batch.token_ids,
             batch.positions,
@@ -88,8 +99,13 @@ class CpuProgram:
             batch.logit_rows,
             batch.parents,
             self._logits_array,
+            None if hidden is None else hidden.numpy(),
         )
-        return StepOutput(self._logits[:wanted])
+        return StepOutput(self._logits[:wanted], None if hidden is None else hidden[: batch.num_rows])
+
+    def _grown(self, output: torch.Tensor, rows: int) -> torch.Tensor:
+        """Memory for ``rows`` rows or more; what was in ``output`` is not kept."""
+        return torch.empty((max(rows, min(2 * len(output), self.max_rows)), output.shape[1]))
 
     def profile(self, on: bool) -> None:
         """Starts or stops adding up seconds per kind of stage."""

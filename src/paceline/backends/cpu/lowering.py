@@ -262,6 +262,10 @@ class Lowering:
         source = self._read(node.inputs[0])
         self._rowwise(source, norm=weight, eps=eps, out=out, want=self.wants[target.output], select=True)
 
+    def _capture(self, node: Node, after: list[Node]) -> None:
+        # As a reader it keeps the value from being overwritten, and sees to it that there are plain floats of it.
+        self.program.capture(self._read(node.inputs[0]))
+
     def _logits(self, node: Node, after: list[Node]) -> None:
         weight, scale, softcap = node.fields["weight"], node.fields["scale"], node.fields["softcap"]
         self.program.linear(weight.native, self._read(node.inputs[0]), -1, None, False, scale, True, softcap)

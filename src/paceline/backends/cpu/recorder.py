@@ -74,6 +74,9 @@ class Recorder:
     def logits(self, x: Value, head: CpuMatrix, scale: float = 1.0, softcap: float = 0.0) -> None:
         self._emit("logits", head.rows, x, weight=head, scale=scale, softcap=softcap)
 
+    def capture(self, x: Value) -> None:
+        self._emit("capture", 0, x)
+
 
 def record(build: Callable[[Any], None]) -> list[Node]:
     """The nodes that ``build`` emits, in order."""

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from paceline.backends.base import CacheSpec
-from paceline.engine.kv_cache import (
+from paceline.kv.cache import (
     BlockTable,
     KVCache,
     block_name,
@@ -196,7 +196,7 @@ def names(ids: np.ndarray) -> list[bytes]:
 
 def test_block_names_are_the_same_in_every_process() -> None:
     code = (
-        "import numpy as np; from paceline.engine.kv_cache import block_name, root_name;"
+        "import numpy as np; from paceline.kv.cache import block_name, root_name;"
         "print(block_name(root_name('a'), np.arange(16, dtype=np.int32)).hex())"
     )
     runs = {

@@ -13,7 +13,7 @@ from hashlib import blake2b
 import numpy as np
 
 from paceline.backends.base import CacheSpec, IntArray
-from paceline.engine.block_pool import BlockPool
+from paceline.kv.block_pool import BlockPool
 
 NAME_BYTES = 16
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from paceline.engine.block_pool import BlockPool
+from paceline.kv.block_pool import BlockPool
 
 
 def references(pool: BlockPool, **held: int) -> list[int]:

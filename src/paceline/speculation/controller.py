@@ -1,0 +1,214 @@
+"""Who drafts for which sequence, and how much of it is verified: the decision of every step.
+
+One rule for all machines and loads. Cheap drafters (no model pass) propose for everybody; their confidences become
+calibrated survivals; each sequence keeps the proposal that is worth most at the current price of a row; ``admit`` takes
+the tokens that make the most of the step's time, none where that is best. A drafter that runs a model is asked when
+what it is expected to add is worth more than its pass.
+
+Every proposal of a cheap drafter is scored on what the sequence took, verified or not, so switching between drafters
+needs no exploration. Decisions depend on confidences and on text that stands, never on a drawn token's own fate.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass, field
+
+from paceline.speculation.admit import Admission, admit
+from paceline.speculation.calibration import Calibration, SequenceRecord, outcomes_of
+from paceline.speculation.costs import StepCosts
+from paceline.speculation.decision import Decision, StepShape
+from paceline.speculation.draft import Draft
+from paceline.speculation.drafters.base import Drafter, Progress, SequenceView
+from paceline.speculation.prospect import PROBE_LENGTH, Prospect
+from paceline.speculation.tree import by_survival
+
+Key = tuple[str, int]
+
+
+@dataclass(slots=True)
+class Candidate:
+    """A proposal for one sequence and what it is thought to be worth. ``verified``: its tokens that were verified; of a
+    drawn draft nothing else can be scored."""
+
+    drafter: Drafter
+    draft: Draft
+    survival: Seq[float]
+    verified: int = 0
+
+
+@dataclass(slots=True)
+class Track:
+    """What the controller keeps of one sequence: its own record with its drafters, this step's candidates."""
+
+    record: SequenceRecord = field(default_factory=SequenceRecord)
+    candidates: list[Candidate] = field(default_factory=list)
+
+
+class Controller:
+    """Implements ``DraftController``. ``coupled``: drafts and target share
+    their noise, so drawn drafts are verified by comparison. ``costs`` are set once the target was timed: nothing is
+    drafted before."""
+
+    costs: StepCosts | None
+
+    def __init__(self, drafters: Seq[Drafter], costs: StepCosts | None = None, *, coupled: bool = False) -> None:
+        self.names = tuple(drafter.name for drafter in drafters)
+        self.layers = tuple(sorted({layer for drafter in drafters for layer in drafter.layers}))
+        self.costs = costs
+        self.calibration = Calibration()
+        self.coupled = coupled
+        self._drafters = tuple(drafters)
+        self._cheap = tuple(drafter for drafter in drafters if drafter.cheap)
+        self._prospects = tuple(Prospect(drafter) for drafter in drafters if not drafter.cheap)
+        self._tracks: dict[Key, Track] = {}
+        self._threshold = 0.5  # survival that paid for a row in the last step
+
+    def choose(self, sequences: Seq[SequenceView], limits: Seq[int], shape: StepShape) -> Decision:
+        if self.costs is None:
+            return Decision([None] * len(sequences))
+        tracks = [self._track(sequence) for sequence in sequences]
+        for drafter in self._cheap:
+            self._ask(drafter, sequences, limits, tracks)
+        best = self._best(tracks)
+        admission = self._admit(best, shape)
+        for prospect in self._prospects:
+            wanted = self._expect(prospect, sequences, limits, best, admission, shape)
+            if wanted:
+                chosen = [i for i, length in enumerate(wanted) if length]
+                started = time.perf_counter()
+                self._ask(
+                    prospect.drafter, [sequences[i] for i in chosen], [wanted[i] for i in chosen],
+                    [tracks[i] for i in chosen],
+                )  # fmt: skip
+                prospect.learn(
+                    len(chosen), max(wanted), time.perf_counter() - started,
+                    [(sequences[i].adapter, c.survival) for i in chosen for c in tracks[i].candidates
+                     if c.drafter is prospect.drafter],
+                )  # fmt: skip
+                best = self._best(tracks)
+                admission = self._admit(best, shape)
+        self._threshold = admission.threshold
+        drafts: list[Draft | None] = []
+        for candidate, count in zip(best, admission.counts, strict=True):
+            if candidate is None or count == 0:
+                drafts.append(None)
+            else:
+                candidate.verified = count
+                drafts.append(candidate.draft.trim(count))
+        return Decision(drafts, admission.seconds, admission.plain_seconds)
+
+    def observe(self, progress: Seq[Progress], shape: StepShape, rows: int, seconds: float) -> None:
+        if shape.other_rows == 0 and self.costs is not None:
+            self.costs.observe(rows, seconds)
+        for part in progress:
+            track = self._tracks.get(part.sequence.key)
+            if track is not None and track.candidates:
+                if part.token_ids:
+                    self._score(part, track)
+                track.candidates = []
+        for drafter in self._drafters:
+            drafter.observe(progress)
+
+    def forget(self, sequence: SequenceView) -> None:
+        self._tracks.pop(sequence.key, None)
+        for drafter in self._drafters:
+            drafter.forget(sequence)
+
+    def _track(self, sequence: SequenceView) -> Track:
+        track = self._tracks.get(sequence.key)
+        if track is None:
+            track = self._tracks[sequence.key] = Track()
+        track.candidates = []
+        return track
+
+    def _ask(self, drafter: Drafter, sequences: Seq[SequenceView], limits: Seq[int], tracks: Seq[Track]) -> None:
+        """Adds the drafter's proposals to the tracks of those that let it propose."""
+        may = [i for i, sequence in enumerate(sequences) if allowed(drafter.name, sequence)]
+        if len(may) < len(sequences):
+            sequences, limits = [sequences[i] for i in may], [limits[i] for i in may]
+            tracks = [tracks[i] for i in may]
+        if not sequences:
+            return
+        proposals = drafter.propose(sequences, limits)
+        for sequence, track, draft in zip(sequences, tracks, proposals, strict=True):
+            if draft is None or not len(draft):
+                continue
+            survival = self.calibration.survivals(
+                drafter.name, sequence.adapter, track.record, draft.confidence or (None,) * len(draft), draft.parents
+            )
+            if draft.parents is not None:
+                draft, survival = by_survival(draft, survival)
+            track.candidates.append(Candidate(drafter, draft, survival))
+
+    def _best(self, tracks: Seq[Track]) -> list[Candidate | None]:
+        """Each sequence's candidate that is worth most at the last step's price of a row."""
+        best: list[Candidate | None] = []
+        for track in tracks:
+            candidates = track.candidates
+            if len(candidates) > 1:
+                best.append(max(candidates, key=lambda candidate: self._worth(candidate.survival)))
+            else:
+                best.append(candidates[0] if candidates else None)
+        return best
+
+    def _worth(self, survival: Seq[float]) -> float:
+        threshold = self._threshold
+        return sum(s - threshold for s in survival if s > threshold)
+
+    def _admit(self, best: Seq[Candidate | None], shape: StepShape) -> Admission:
+        drawn = not self.coupled and any(c is not None and c.draft.distributions is not None for c in best)
+        survivals = [() if candidate is None else candidate.survival for candidate in best]
+        assert self.costs is not None
+        return admit(survivals, shape.sampling, shape.other_rows, self.costs, shape.draft_rows, causal=drawn)
+
+    def _expect(
+        self,
+        prospect: Prospect,
+        sequences: Seq[SequenceView],
+        limits: Seq[int],
+        best: Seq[Candidate | None],
+        admission: Admission,
+        shape: StepShape,
+    ) -> list[int]:
+        """Lengths that the drafter of ``prospect`` should propose, 0 for sequences that do without; empty: for none."""
+        name = prospect.drafter.name
+        if prospect.idle():  # time to see whether it has become better: one sequence tells
+            first = next((i for i, sequence in enumerate(sequences) if allowed(name, sequence)), None)
+            return [] if first is None else [min(limits[i], PROBE_LENGTH) * (i == first) for i in range(len(limits))]
+        survivals: list[Seq[float]] = []
+        uses: list[bool] = []
+        for sequence, limit, candidate in zip(sequences, limits, best, strict=True):
+            have: Seq[float] = () if candidate is None else candidate.survival
+            hope = prospect.survival(sequence.adapter, limit) if allowed(name, sequence) else ()
+            uses.append(self._worth(hope) > self._worth(have))
+            survivals.append(hope if uses[-1] else have)
+        assert self.costs is not None
+        hoped = admit(survivals, shape.sampling, shape.other_rows, self.costs, shape.draft_rows)
+        lengths = [count if use else 0 for count, use in zip(hoped.counts, uses, strict=True)]
+        used = sum(length > 0 for length in lengths)
+        if not used:
+            return []
+        longer = hoped.seconds - admission.seconds + prospect.seconds(used, max(lengths))
+        return lengths if (hoped.tokens - admission.tokens) * admission.price > longer else []
+
+    def _score(self, part: Progress, track: Track) -> None:
+        """Compares all candidates with what the sequence took."""
+        adapter = part.sequence.adapter
+        for candidate in track.candidates:
+            draft, name = candidate.draft, candidate.drafter.name
+            if draft.distributions is not None and not self.coupled:
+                draft = draft.trim(candidate.verified)
+            outcomes = outcomes_of(draft.token_ids, draft.parents, part.token_ids)
+            if outcomes:
+                confidence = draft.confidence or (None,) * len(draft)
+                self.calibration.observe(
+                    name, adapter, track.record, confidence, candidate.survival, outcomes, draft.parents
+                )
+
+
+def allowed(name: str, sequence: SequenceView) -> bool:
+    """Whether the request lets this drafter propose."""
+    wish = sequence.params.speculative
+    return wish is None or wish.drafters is None or name in wish.drafters

@@ -1,0 +1,48 @@
+"""What the engine asks before a step, and what it is told: which draft tokens to verify."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+from typing import Protocol
+
+from paceline.speculation.draft import Draft
+from paceline.speculation.drafters.base import Progress, SequenceView
+
+
+@dataclass(slots=True)
+class Decision:
+    """Drafts to verify, one entry a sequence (None: no draft). ``seconds``: predicted duration of the step,
+    ``seconds_without``: of the same step without drafts; 0 where no cost table is known."""
+
+    drafts: Seq[Draft | None]
+    seconds: float = 0.0
+    seconds_without: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class StepShape:
+    """What is in a step before drafts. ``sampling``: sequences that sample, a row each, those that may not draft
+    included; ``other_rows``: rows besides these, of prompts being computed; ``draft_rows``: most rows for drafts."""
+
+    sampling: int
+    other_rows: int
+    draft_rows: int
+
+
+class DraftController(Protocol):
+    """Who drafts, and how much. ``layers``: of the target, whose hidden states ``observe`` gets (ascending)."""
+
+    names: tuple[str, ...]
+    layers: tuple[int, ...]
+
+    def choose(self, sequences: Seq[SequenceView], limits: Seq[int], shape: StepShape) -> Decision:
+        """For sequences that sample in this step: at most ``limits[i]`` (at least 1) draft tokens each. Not called when
+        no sequence may draft."""
+
+    def observe(self, progress: Seq[Progress], shape: StepShape, rows: int, seconds: float) -> None:
+        """After every step, for every sequence that was in it: what it took; the step's shape before drafts, its rows
+        with them, and its duration."""
+
+    def forget(self, sequence: SequenceView) -> None:
+        """The sequence ended or was aborted."""
