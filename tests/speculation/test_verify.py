@@ -136,13 +136,15 @@ class FakeDrafter:
     """Proposes random chains or trees; it often guesses right because there are few tokens."""
 
     def __init__(self, kind: str, seed: int) -> None:
-        self.kind = kind
+        self.kind, self.seed = kind, seed
         self.random = random.Random(seed)
 
     def propose(self, context: tuple[int, ...]) -> Draft | None:
         rng = self.random
         if self.kind == "none":
             return None
+        if self.kind == "coupled":  # draws from distributions of its own, with the target's noise
+            return self.coupled(context)
         size = rng.randint(0, 6)
         if self.kind == "adaptive":  # whether to draft may depend on what is known, here on tokens and distributions
             size = 4 if float(model(context).softmax(0).max()) > 0.5 else context[-1] % 3
@@ -150,6 +152,16 @@ class FakeDrafter:
         if self.kind != "tree":
             return Draft(token_ids, "fake")
         return Draft(token_ids, "fake", tuple(rng.randint(-1, i - 1) for i in range(size)))
+
+    def coupled(self, context: tuple[int, ...]) -> Draft:
+        noise = StepNoise(self.seed, 0, len(context))
+        tokens: tuple[int, ...] = ()
+        distributions: list[Distribution] = []
+        while len(tokens) < 3:
+            q = np.arange(VOCAB), model((*context, *tokens)).mul(0.7).double().softmax(0).numpy()
+            tokens += tuple(noise.draw_coupled(len(tokens), q))
+            distributions.append(q)
+        return Draft(tokens, "fake", distributions=tuple(distributions))
 
 
 def rows_of(state: SamplingState, draft: Draft) -> list[SampleRow]:
@@ -197,10 +209,14 @@ TEXT_PARAMS = {
 }
 
 
-@pytest.mark.parametrize("kind", ["chain", "tree", "adaptive"])
+PLAIN, COUPLED = Sampler(VOCAB), Sampler(VOCAB, coupled=True)
+WAYS = [(PLAIN, "chain"), (PLAIN, "tree"), (PLAIN, "adaptive"), (COUPLED, "tree"), (COUPLED, "coupled")]
+WAY_NAMES = ["chain", "tree", "adaptive", "tree to a coupled target", "drawn with shared noise"]
+
+
+@pytest.mark.parametrize(("sampler", "kind"), WAYS, ids=WAY_NAMES)
 @pytest.mark.parametrize("name", TEXT_PARAMS)
-def test_text_with_drafts_equals_text_without(name: str, kind: str) -> None:
-    sampler = Sampler(VOCAB)
+def test_text_with_drafts_equals_text_without(name: str, sampler: Sampler, kind: str) -> None:
     total = 0
     for seed in range(10):
         expected, _ = generate(TEXT_PARAMS[name], "none", 40, seed, sampler)
@@ -210,11 +226,17 @@ def test_text_with_drafts_equals_text_without(name: str, kind: str) -> None:
     assert total > 20  # drafts did matter
 
 
-@pytest.mark.parametrize("kind", ["none", "chain", "tree", "adaptive"])
-def test_sampled_pairs_converge_to_the_exact_joint_distribution(kind: str) -> None:
+def test_shared_noise_makes_drafts_match() -> None:
+    """The same drafts match a target with shared noise more often than one whose noise has nothing to do with them."""
+    accepted = sum(generate(SamplingParams(), "coupled", 60, seed, COUPLED)[1] for seed in range(10))
+    apart = sum(generate(SamplingParams(), "coupled", 60, seed, PLAIN)[1] for seed in range(10))
+    assert accepted > 1.5 * apart
+
+
+@pytest.mark.parametrize(("sampler", "kind"), [(PLAIN, "none"), *WAYS], ids=["none", *WAY_NAMES])
+def test_sampled_pairs_converge_to_the_exact_joint_distribution(sampler: Sampler, kind: str) -> None:
     """Two tokens, penalties included: the distance to the truth falls as n^-1/2."""
     params = SamplingParams(temperature=0.9, top_p=0.95, presence_penalty=0.5)
-    sampler = Sampler(VOCAB)
     joint = np.zeros((VOCAB, VOCAB))
     state = SamplingState(params, prompt_ids=(0, 1), vocab_size=VOCAB, seed=0)
     ids, p = sampler.distribution(model((0, 1)).numpy(), SampleRow(state))
