@@ -10,7 +10,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from scripted_server import Script
 
 from paceline.engine.messages import EngineStats, StepReport
-from paceline.server.metrics import TABLE, Histogram, Metrics
+from paceline.server.metric_table import TABLE
+from paceline.server.metrics import Histogram, Metrics
 
 CHAT = "/v1/chat/completions"
 BODY: Any = {"messages": [{"role": "user", "content": "hi"}]}

@@ -47,7 +47,7 @@ SpeculativeConfig = Annotated[
     str | None,
     typer.Option(
         metavar="JSON",
-        help="The same in vLLM's keys, such as '{\"method\": \"ngram\", \"num_speculative_tokens\": 5}'.",
+        help='The same in vLLM\'s keys, such as \'{"method": "ngram", "num_speculative_tokens": 5}\'.',
         rich_help_panel=_PANEL,
     ),
 ]
@@ -93,7 +93,7 @@ def speculation_options(
 
 
 def _drafters(text: str) -> str | tuple[str, ...]:
-    """"auto" and "off" as they are, names as a tuple without repetitions."""
+    """ "auto" and "off" as they are, names as a tuple without repetitions."""
     names = tuple(dict.fromkeys(name for part in text.split(",") if (name := part.strip().lower())))
     return names[0] if names in (("auto",), ("off",)) else names
 
@@ -118,12 +118,12 @@ def _validate(options: SpeculationOptions, flags: dict[str, Any], config: VllmCo
     try:
         options.validate()
     except InvalidRequestError as error:
-        name = error.param or ""
-        if name in flags or name not in config.sources:
-            where = _FLAGS.get(name, name)
-        else:
-            where = f"--speculative-config, {config.sources[name]}"
-        raise InvalidRequestError(f"{where}: {error.message}", param=name) from None
+        name, message = error.param or "", error.message
+        given_as = _FLAGS.get(name, name)
+        if name not in flags and name in config.sources:
+            given_as = f"{config.sources[name]} in --speculative-config"
+        message = given_as + message[len(name) :] if message.startswith(name) else f"{given_as}: {message}"
+        raise InvalidRequestError(message, param=name) from None
 
 
 def _shown(value: Any) -> str:

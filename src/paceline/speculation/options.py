@@ -70,16 +70,18 @@ class SpeculationOptions(msgspec.Struct, frozen=True, kw_only=True, omit_default
             raise InvalidRequestError(f"speculate must be {known}, got none", param="speculate")
         for name in self.drafters:
             if name in (AUTO, OFF):
-                raise InvalidRequestError(f"speculate: {name!r} stands alone, not beside other names", param="speculate")
+                raise InvalidRequestError(f"speculate: {name!r} stands alone, without others", param="speculate")
             if name not in DRAFTER_NAMES:
                 raise InvalidRequestError(f"speculate must be {known}, got {name!r}", param="speculate")
 
     def _validate_draft_model(self) -> None:
-        """The drafter ``model`` and its ``draft_model`` come together; with "auto" and "off" that is no contradiction."""
+        """A named drafter ``model`` and its ``draft_model`` come together."""
         if self.speculate in (AUTO, OFF):
             return
         if "model" in self.drafters and self.draft_model is None:
-            raise InvalidRequestError("the drafter 'model' needs a draft_model: name a small model", param="draft_model")
+            raise InvalidRequestError(
+                "the drafter 'model' needs a draft_model, a small model with the same vocabulary", param="draft_model"
+            )
         if "model" not in self.drafters and self.draft_model is not None:
             raise InvalidRequestError(
                 f"draft_model {self.draft_model!r} is for the drafter 'model', which is not among those that speculate "

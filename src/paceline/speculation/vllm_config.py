@@ -32,21 +32,21 @@ class _Key:
     """A key that sets ``option``. ``drafter``: the only one that it concerns."""
 
     option: str
-    kinds: tuple[type, ...]
+    kind: type
     drafter: str | None = None
     least: float | None = None
 
 
-_NUMBER = (int, float)
+_KINDS = {int: "a whole number", float: "a number", str: "a text"}
 KEYS = {
-    "num_speculative_tokens": _Key("max_draft", (int,), None, 1),
-    "model": _Key("draft_model", (str,), "model"),
-    "prompt_lookup_min": _Key("ngram_min", (int,), "ngram", 1),
-    "prompt_lookup_max": _Key("ngram_max", (int,), "ngram", 1),
-    "suffix_decoding_max_tree_depth": _Key("suffix_max_depth", (int,), "suffix", 1),
-    "suffix_decoding_max_spec_factor": _Key("suffix_max_factor", _NUMBER, "suffix", 0),
-    "suffix_decoding_min_token_prob": _Key("suffix_min_probability", _NUMBER, "suffix", 0),
-    "suffix_decoding_max_cached_requests": _Key("suffix_max_cached_tokens", (int,), "suffix", 0),
+    "num_speculative_tokens": _Key("max_draft", int, None, 1),
+    "model": _Key("draft_model", str, "model"),
+    "prompt_lookup_min": _Key("ngram_min", int, "ngram", 1),
+    "prompt_lookup_max": _Key("ngram_max", int, "ngram", 1),
+    "suffix_decoding_max_tree_depth": _Key("suffix_max_depth", int, "suffix", 1),
+    "suffix_decoding_max_spec_factor": _Key("suffix_max_factor", float, "suffix", 0),
+    "suffix_decoding_min_token_prob": _Key("suffix_min_probability", float, "suffix", 0),
+    "suffix_decoding_max_cached_requests": _Key("suffix_max_cached_tokens", int, "suffix", 0),
 }
 
 _CONTROLLER = "how many tokens are drafted is decided anew in every step, from measured costs"
@@ -86,7 +86,7 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "parallel_drafting": ((False,), "draft models propose one token after the other"),
     "use_heterogeneous_vocab": ((False,), "the draft model must have the target's vocabulary"),
     "speculative_token_tree": ((), "drafters choose the shape of their drafts"),
-    "rejection_sample_method": (("standard", "strict"), _CHANGES_TEXT + " (and 'block' is not there yet)"),
+    "rejection_sample_method": (("standard", "strict"), "only 'standard' keeps the text as it is without drafts"),
     "acceptance_method": (("rejection_sampler",), _CHANGES_TEXT),
     "draft_sample_method": ((), "use --sampling exact or coupled"),
     "synthetic_acceptance_rates": ((), _CHANGES_TEXT),
@@ -150,12 +150,12 @@ def _check_names(names: Any) -> None:
 
 
 def _drafter(given: dict[str, Any], config: VllmConfig) -> str:
-    """The drafter that the method names. As in vLLM, a model without a method is a draft model."""
+    """The drafter that the method names. As in vLLM, a model without a method is a draft model, or is named ngram."""
     method = given.get("method")
     if method is None:
         if "model" not in given:
             raise _error(f"method is missing; there are {', '.join(METHODS)}")
-        method = "draft_model"
+        method = "ngram" if given["model"] in ("ngram", "[ngram]") else "draft_model"
     if method in _LATER or (isinstance(method, str) and method.endswith("_mtp")):
         raise _error(f"method {method!r} is not supported yet; there are {', '.join(METHODS)}")
     if isinstance(method, str) and method in _NEVER:
@@ -171,9 +171,10 @@ def _drafter(given: dict[str, Any], config: VllmConfig) -> str:
 def _take(key: str, value: Any, drafter: str, config: VllmConfig) -> None:
     """Checks one key that sets an option, and sets it."""
     rule = KEYS[key]
-    if isinstance(value, bool) or not isinstance(value, rule.kinds):
-        kind = "a text" if rule.kinds == (str,) else "a whole number" if rule.kinds == (int,) else "a number"
-        raise _error(f"{key} must be {kind}, got {value!r}")
+    if rule.kind is float and type(value) is int:
+        value = float(value)
+    if not _among(type(value), (rule.kind,)):
+        raise _error(f"{key} must be {_KINDS[rule.kind]}, got {value!r}")
     if rule.least is not None and value < rule.least:
         raise _error(f"{key} must be at least {rule.least}, got {value!r}")
     if rule.drafter not in (None, drafter):
