@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_output import TABLE, ids
 
+from byte_tokens import TABLE, ids
 from paceline.engine.messages import Request, SequenceDelta, StepSpeculation
 from paceline.engine.output import RequestText
 from paceline.engine.speculation_report import SpeculationReport, total

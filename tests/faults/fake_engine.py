@@ -129,7 +129,7 @@ class FakeEngine:
                 continue
             if prompt[0] == RAISE_IN_STEP:
                 raise RuntimeError("the step went wrong")
-            if prompt[0] == DIE_AT and len(sequence.outputs) < prompt[1] <= len(sequence.outputs) + sequence.count():
+            if prompt[0] == DIE_AT and len(sequence.outputs) + 1 == prompt[1]:
                 os.kill(os.getpid(), signal.SIGKILL)
             deltas.append(sequence.next())
             self.note(deltas[-1])

@@ -187,7 +187,10 @@ def test_choices_reach_the_engine_in_both_spellings(live, path, given):
         ({"structured_outputs": {"choices": ["a"]}}, "Unknown parameter: 'structured_outputs.choices'."),
         ({"structured_outputs": {"choices": None}}, "Unknown parameter: 'structured_outputs.choices'."),
         ({"structured_outputs": ["a"]}, "Invalid value for 'structured_outputs'"),
-        ({"guided_choice": ["a"], "structured_outputs": {"choice": ["a"]}}, "guided_choice and structured_outputs.choice"),
+        (
+            {"guided_choice": ["a"], "structured_outputs": {"choice": ["a"]}},
+            "guided_choice and structured_outputs.choice",
+        ),
         ({"guided_json": {}}, "'guided_json' is not supported"),
     ],
 )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
@@ -55,7 +57,8 @@ class DraftDisplay:
     def show(self, part: SequenceOutput) -> str:
         """The new text with its marks."""
         self._tokens += zip(part.text_offsets, part.sources, strict=True)
-        return "".join(self._mark(text, source) for text, source in self._pieces(part.text))
+        runs = groupby(self._pieces(part.text), key=itemgetter(1))
+        return "".join([self._mark("".join(text for text, _ in pieces), source) for source, pieces in runs])
 
     def end(self) -> str:
         """What closes the last mark."""
