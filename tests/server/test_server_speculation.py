@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -10,6 +11,7 @@ import pytest
 from scripted_server import Script
 
 from paceline.sampling.speculative import Speculative
+from paceline.server.metric_table import TABLE
 
 MESSAGES: Any = [{"role": "user", "content": "hi"}]
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
@@ -210,3 +212,10 @@ def test_structures_that_change_nothing_are_accepted(live):
 def test_the_openapi_document_describes_the_wishes(live):
     schemas = live.get("/openapi.json").json()["components"]["schemas"]
     assert set(schemas["SpeculativeBody"]["properties"]) == {"enabled", "max_draft", "drafters", "report"}
+
+
+def test_the_users_page_explains_every_field_and_metric():
+    page = (Path(__file__).parents[2] / "docs" / "speculation.md").read_text()
+    assert [name for name in EXPECTED if f"| `{name}` |" not in page] == []
+    names = [row.name for row in TABLE if "draft" in row.name or "accept" in row.name]
+    assert [name for name in names if f"`{name}" not in page] == []
