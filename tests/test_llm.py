@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import paceline
-from paceline import LLM, InvalidRequestError, PacelineError, SamplingParams
+from paceline import LLM, InvalidRequestError, PacelineError, SamplingParams, SpeculationOptions, Speculative
 from tiny_tokenizer import save_tiny_tokenizer
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=12, ignore_eos=True)
@@ -135,6 +135,40 @@ def test_bad_words_do_not_occur(llm) -> None:
     assert len(ids) < 3
     output = llm.generate("in the", params)[0].outputs[0]
     assert llm.tokenizer.encode(word)[0] not in output.token_ids
+
+
+def test_a_report_says_what_speculation_did(llm) -> None:
+    params = SamplingParams(n=2, seed=1, max_tokens=12, ignore_eos=True, speculative=Speculative(report=True))
+    output = llm.generate("in the", params)[0]
+    report = output.speculation
+    assert report.prefill_steps <= 2
+    assert sum(report.histogram) == report.steps > 0
+    assert sum(length * steps for length, steps in enumerate(report.histogram)) + report.prefill_steps == 24
+    for sequence in output.outputs:
+        assert len(sequence.sources) == len(sequence.token_ids)
+        assert sequence.speculation.accepted == len([source for source in sequence.sources if source])
+    last = list(llm.generate_stream("in the", SamplingParams(max_tokens=5, speculative=Speculative(report=True))))[-1]
+    assert last.speculation.steps > 0
+    assert llm.generate("in the", GREEDY)[0].speculation is None
+
+
+def test_a_drafter_that_is_not_there_is_refused_with_those_that_are(llm) -> None:
+    with pytest.raises(InvalidRequestError, match="no drafter 'eagle3'; it has"):
+        llm.generate("x", SamplingParams(speculative=Speculative(drafters=("eagle3",))))
+
+
+def test_options_of_speculation_are_checked_before_the_model_is_looked_for() -> None:
+    with pytest.raises(InvalidRequestError, match="speculate must be 'auto', 'off' or names of drafters"):
+        LLM("/no/such/model", speculation=SpeculationOptions(speculate="magic"))
+
+
+def test_choices_are_spelled_for_the_engine(llm, monkeypatch) -> None:
+    seen = []
+    monkeypatch.setattr(type(llm._engine), "add", lambda self, request: seen.append(request.params) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        llm.generate("x", SamplingParams(choice=("in", "the")))
+    expected = tuple(tuple(llm.tokenizer.encode(text, add_special_tokens=False)) for text in ("in", "the"))
+    assert seen[0].choice_ids == expected
 
 
 def test_ctrl_c_between_steps_leaves_the_engine_usable(llm) -> None:

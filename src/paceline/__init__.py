@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from paceline.engine.output import RequestOutput, SequenceOutput
+    from paceline.engine.speculation_report import SpeculationReport
     from paceline.errors import InvalidRequestError, ModelLoadError, PacelineError
     from paceline.llm import LLM
     from paceline.sampling.params import SamplingParams
+    from paceline.sampling.speculative import Speculative
+    from paceline.speculation.options import SpeculationOptions
 
 __all__ = [
     "LLM",
@@ -23,6 +26,9 @@ __all__ = [
     "RequestOutput",
     "SamplingParams",
     "SequenceOutput",
+    "SpeculationOptions",
+    "SpeculationReport",
+    "Speculative",
 ]
 
 _HOME = {
@@ -30,6 +36,9 @@ _HOME = {
     "RequestOutput": "paceline.engine.output",
     "SequenceOutput": "paceline.engine.output",
     "SamplingParams": "paceline.sampling.params",
+    "SpeculationOptions": "paceline.speculation.options",
+    "SpeculationReport": "paceline.engine.speculation_report",
+    "Speculative": "paceline.sampling.speculative",
     "InvalidRequestError": "paceline.errors",
     "ModelLoadError": "paceline.errors",
     "PacelineError": "paceline.errors",

@@ -24,6 +24,7 @@ from paceline.engine.output import RequestOutput, RequestText, SequenceOutput
 from paceline.errors import InvalidRequestError, PacelineError
 from paceline.models.tokenizer import load_tokenizer
 from paceline.sampling.bad_words import bad_words_ids
+from paceline.sampling.choices import choice_ids
 from paceline.sampling.params import SamplingParams
 
 Prompt = str | Sequence[int]
@@ -42,6 +43,7 @@ class LLM:
 
     def __init__(self, model: str = "", **options: Any) -> None:
         wishes = EngineOptions(model=str(model), **options)
+        wishes.speculation.validate()
         self._engine, self.info = build_engine(wishes)
         self.tokenizer = load_tokenizer(self.info.path)
         self._table = TokenBytes(self.tokenizer.backend, self.tokenizer.special_ids)
@@ -146,6 +148,8 @@ class LLM:
     def _check(self, request: Request) -> None:
         """What the engine would refuse, before anything is generated."""
         request.params.validate(self.info.vocab_size)
+        if request.params.speculative is not None:
+            request.params.speculative.check_drafters(self.info.drafters)
         length, limit = len(request.prompt_ids), self.info.context_length
         if length == 0:
             raise InvalidRequestError("the prompt is empty: it has no tokens", param="prompt")
@@ -166,6 +170,8 @@ class LLM:
             changes["seed"] = secrets.randbits(63)
         if params.bad_words and not params.bad_words_ids:
             changes["bad_words_ids"] = bad_words_ids(params.bad_words, self.tokenizer)
+        if params.choice and not params.choice_ids:
+            changes["choice_ids"] = choice_ids(params.choice, self.tokenizer)
         return msgspec.structs.replace(params, **changes) if changes else params
 
     # Generation

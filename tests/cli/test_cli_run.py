@@ -91,6 +91,8 @@ def test_every_request_is_answered_in_the_form_of_its_endpoint(batch, output) ->
         (completion("x", stream=True), "line 2: body.stream must not be true"),
         (completion("x", temprature=1), "line 2: Unknown parameter: 'temprature'"),
         (completion("x", temperature=-1), "line 2: temperature must be"),
+        (completion("x", speculative={"drafters": ["model"]}), "line 2: speculative.drafters: this engine has no"),
+        (completion("x", speculative={"draft": 1}), "line 2: Unknown parameter: 'speculative.draft'"),
         (completion("x", model="other"), "line 2: The model 'other' does not exist"),
         (completion("x", max_tokens=5000), "line 2: The model's context length is 4096"),
     ],
@@ -104,6 +106,14 @@ def test_a_bad_line_is_reported_with_its_number_and_the_others_are_answered(line
     assert bad["error"]["line"] == 2
     assert bad["response"]["status_code"] in (400, 404)
     assert bad["response"]["body"]["error"]["message"] in bad["error"]["message"]
+
+
+def test_a_request_may_have_a_report_about_speculation(batch, output) -> None:
+    assert batch([completion("a", speculative={"report": True})]) == 0
+    (answer,) = output()
+    report = answer["response"]["body"]["usage"]["speculation"]
+    assert (report["steps"], report["prefill_steps"], report["histogram"]) == (2, 1, [0, 1, 0, 1])
+    assert report["by_drafter"] == {"suffix": {"drafted": 6, "accepted": 2}}
 
 
 def test_other_models_names_are_accepted_on_request(batch) -> None:

@@ -12,7 +12,17 @@ import time
 import zlib
 from pathlib import Path
 
-from paceline.engine.messages import Choice, EngineReady, EngineStats, Request, SequenceDelta, StepReport, TokenLogprobs
+from paceline.engine.messages import (
+    Choice,
+    DrafterStats,
+    EngineReady,
+    EngineStats,
+    Request,
+    SequenceDelta,
+    StepReport,
+    StepSpeculation,
+    TokenLogprobs,
+)
 from paceline.engine.options import EngineOptions
 from paceline.errors import InvalidRequestError, ModelLoadError
 
@@ -24,6 +34,8 @@ REFUSE = 904
 RAISE_IN_STEP = 905
 HANG = 906  # never gets a token
 STEP_S = 0.002
+ACCEPTED = 2  # draft tokens a step, of DRAFTED, for requests that want a report; none in a sequence's first step
+DRAFTED = 3
 
 
 def token_at(seed: int, index: int, position: int) -> int:
@@ -45,12 +57,24 @@ class FakeSequence:
         self.new = True
         self.prompt_logprobs_due = request.params.prompt_logprobs is not None and not self.outputs and index == 0
 
+    def count(self) -> int:
+        """Tokens of the next step."""
+        params = self.request.params
+        if self.new or not params.wants_report:
+            return 1
+        assert params.max_tokens is not None
+        return min(ACCEPTED + 1, params.max_tokens - len(self.outputs))
+
     def next(self) -> SequenceDelta:
         params = self.request.params
         assert params.seed is not None
-        token = token_at(params.seed, self.index, len(self.request.prompt_ids) + len(self.outputs))
-        self.outputs.append(token)
-        delta = SequenceDelta(request_id=self.request.request_id, index=self.index, token_ids=[token])
+        delta = SequenceDelta(request_id=self.request.request_id, index=self.index)
+        if params.wants_report:
+            delta.speculation = self.speculation(self.count() - 1)
+        for _ in range(self.count()):
+            token = token_at(params.seed, self.index, len(self.request.prompt_ids) + len(self.outputs))
+            self.outputs.append(token)
+            delta.token_ids.append(token)
         if params.logprobs is not None:
             delta.logprobs = [TokenLogprobs(token, -float(len(self.outputs)), 1, [], [])]
         if self.prompt_logprobs_due:
@@ -62,6 +86,12 @@ class FakeSequence:
         if len(self.outputs) == params.max_tokens:
             delta.finish_reason = "length"
         return delta
+
+    def speculation(self, accepted: int) -> StepSpeculation:
+        if self.new:
+            return StepSpeculation(time=STEP_S, time_without=STEP_S)
+        sources = ["suffix"] * accepted
+        return StepSpeculation(drafted={"suffix": DRAFTED}, sources=sources, time=STEP_S, time_without=2 * STEP_S)
 
 
 class FakeEngine:
@@ -102,11 +132,28 @@ class FakeEngine:
             if prompt[0] == DIE_AT and len(sequence.outputs) + 1 == prompt[1]:
                 os.kill(os.getpid(), signal.SIGKILL)
             deltas.append(sequence.next())
+            self.note(deltas[-1])
             if deltas[-1].finish_reason is not None:
                 del self.sequences[key]
         self.counters.steps += 1
-        self.counters.generation_tokens += len(deltas)
+        self.counters.generation_tokens += sum(len(delta.token_ids) for delta in deltas)
         return StepReport(deltas=deltas, stats=self.stats(), step_rows=len(deltas), step_time=STEP_S)
+
+    def note(self, delta: SequenceDelta) -> None:
+        if delta.speculation is None:
+            return
+        drafter = "suffix" if delta.speculation.drafted else "none"
+        self.counters.decisions[drafter] = self.counters.decisions.get(drafter, 0) + 1
+        if drafter == "none":
+            return
+        if not self.counters.drafters:
+            self.counters.drafters = [DrafterStats(drafter="suffix")]
+        (stats,) = self.counters.drafters
+        stats.drafts += 1
+        stats.draft_tokens += DRAFTED
+        stats.accepted_tokens += len(delta.speculation.sources)
+        stats.accepted_per_position = [n + 1 for n in stats.accepted_per_position or [0] * ACCEPTED]
+        self.counters.draft_tokens += DRAFTED
 
     def stats(self) -> EngineStats:
         self.counters.running = len(self.sequences)
@@ -128,5 +175,6 @@ def build(options: EngineOptions) -> tuple[FakeEngine, EngineReady]:
         max_queue=options.max_queue or 1000,
         max_running=limit,
         choices=[Choice("backend", "fake", "a test")],
+        drafters=["suffix"],
     )
     return FakeEngine(), ready

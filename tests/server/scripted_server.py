@@ -13,7 +13,15 @@ from typing import Any
 import httpx
 import tokenizers
 
-from paceline.engine.messages import Choice, EngineReady, EngineStats, Request, SequenceDelta, TokenLogprobs
+from paceline.engine.messages import (
+    Choice,
+    EngineReady,
+    EngineStats,
+    Request,
+    SequenceDelta,
+    StepSpeculation,
+    TokenLogprobs,
+)
 from paceline.models.tokenizer import Tokenizer
 from paceline.server.app import create_app
 from paceline.server.config import ServerConfig
@@ -47,7 +55,10 @@ def byte_tokenizer() -> Tokenizer:
 
 @dataclass
 class Script:
-    """What the fake engine answers: ``text`` (then end of sequence) in deltas of ``chunk`` tokens every ``pause_s``."""
+    """What the fake engine answers: ``text`` (then end of sequence) in deltas of ``chunk`` tokens every ``pause_s``.
+
+    With a ``drafter`` the first token comes alone, as behind a prompt; all but the last token of each later delta were
+    drafted, and one more that was not accepted."""
 
     text: str = "Hello, world"
     chunk: int = 1
@@ -57,6 +68,7 @@ class Script:
     fail: Callable[[], Exception] | None = None
     fail_after: int = 0  # deltas
     delta_error: str | None = None
+    drafter: str | None = None
 
 
 @dataclass
@@ -81,6 +93,7 @@ class FakeEngine:
             vocab_size=259,
             max_queue=4,
             choices=[Choice("threads", "2", "2 usable cores")],
+            drafters=["suffix", "ngram"],
         )
 
     async def generate(self, request: Request) -> AsyncGenerator[SequenceDelta, None]:
@@ -121,7 +134,8 @@ class FakeEngine:
         limit = params.max_tokens or CONTEXT_LENGTH
         position = 0
         while position < min(len(ids), limit) or script.forever:
-            part = ids[position : min(position + script.chunk, limit)] or [ord("x")]
+            chunk = 1 if script.drafter and not position else script.chunk
+            part = ids[position : min(position + chunk, limit)] or [ord("x")]
             position += len(part)
             stop = EOS if part[-1] == EOS else next((t for t in part if t in params.stop_token_ids), None)
             finish = "stop" if stop is not None else "length" if position >= min(len(ids), limit) else None
@@ -146,11 +160,19 @@ class FakeEngine:
             delta.finish_reason, delta.error = "error", self.script.delta_error
         if params.logprobs is not None:
             delta.logprobs = [scripted_logprobs(token, params.logprobs) for token in delta.token_ids]
+        if params.wants_report:
+            delta.speculation = self._speculation(len(delta.token_ids), first)
         if first:
             delta.queue_time, delta.num_cached_tokens = 0.001, min(3, len(request.prompt_ids))
             if params.prompt_logprobs is not None:
                 later = request.prompt_ids[1:]
                 delta.prompt_logprobs = [None, *(scripted_logprobs(t, params.prompt_logprobs) for t in later)]
+
+    def _speculation(self, count: int, first: bool) -> StepSpeculation:
+        if first or self.script.drafter is None:
+            return StepSpeculation(time=0.5, time_without=0.5)
+        name = self.script.drafter
+        return StepSpeculation(drafted={name: count}, sources=[name] * (count - 1), time=0.25, time_without=0.5)
 
 
 def scripted_logprobs(token: int, count: int) -> TokenLogprobs:

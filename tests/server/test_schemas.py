@@ -8,6 +8,7 @@ import pytest
 
 from paceline.errors import InvalidRequestError
 from paceline.sampling.params import SamplingParams
+from paceline.sampling.speculative import Speculative
 from paceline.server import conversion
 from paceline.server.parameters import NO_EFFECT, NOT_SUPPORTED
 from paceline.server.problems import ApiError
@@ -147,12 +148,15 @@ def test_every_sampling_parameter_reaches_the_engine(tokenizer):
         "include_stop_str_in_output": True, "skip_special_tokens": False, "max_tokens": 9, "logprobs": 3,
         "prompt_logprobs": 2,
     }  # fmt: skip
+    wishes: dict[str, Any] = {"guided_choice": ["a"], "speculative": {"max_draft": 3}}
     lists = {"stop": ["END"], "stop_token_ids": [5], "bad_words": ["rude"], "logit_bias": {"12": -100}}
-    params = conversion.completion_params(completion(**given, **lists), tokenizer, VOCABULARY)
+    params = conversion.completion_params(completion(**given, **lists, **wishes), tokenizer, VOCABULARY)
     assert {name: getattr(params, name) for name in given} == given
     assert (params.stop, params.stop_token_ids, params.logit_bias) == (("END",), (5,), {12: -100.0})
     assert params.bad_words_ids == (tuple(b"rude"), tuple(b" rude"))
-    covered = {*given, *lists, "bad_words_ids"}
+    assert (params.choice, params.choice_ids) == (("a",), ((97,),))
+    assert params.speculative == Speculative(max_draft=3)
+    covered = {*given, *lists, "bad_words_ids", "choice", "choice_ids", "speculative"}
     assert covered == set(SamplingParams.__struct_fields__)
 
 

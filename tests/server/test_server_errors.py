@@ -179,6 +179,7 @@ NAMES = (
     "model", "messages", "prompt", "n", "max_tokens", "temperature", "top_p", "top_k", "stop", "stream", "logprobs",
     "top_logprobs", "echo", "logit_bias", "seed", "stop_token_ids", "bad_words", "stream_options", "tools", "user",
     "chat_template_kwargs", "tokens", "priority", "min_tokens", "prompt_logprobs", "best_of", "response_format",
+    "speculative", "guided_choice", "structured_outputs",
 )  # fmt: skip
 bodies = st.dictionaries(st.sampled_from(NAMES), values, max_size=5)
 

@@ -9,8 +9,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from scripted_server import Script
 
-from paceline.engine.messages import EngineStats, StepReport
-from paceline.server.metrics import TABLE, Histogram, Metrics
+from paceline.engine.messages import DrafterStats, EngineStats, StepReport
+from paceline.server.metric_table import TABLE
+from paceline.server.metrics import Histogram, Metrics
 
 CHAT = "/v1/chat/completions"
 BODY: Any = {"messages": [{"role": "user", "content": "hi"}]}
@@ -24,8 +25,39 @@ VLLM_NAMES = (
     "request_time_per_output_token_seconds_sum", "e2e_request_latency_seconds_count",
     "request_queue_time_seconds_bucket", "iteration_tokens_total_bucket", "request_prompt_tokens_bucket",
     "request_generation_tokens_bucket", "request_params_n_bucket", "request_prefill_time_seconds_sum",
-    "request_decode_time_seconds_sum",
+    "request_decode_time_seconds_sum", "spec_decode_num_drafts_total", "spec_decode_num_draft_tokens_total",
+    "spec_decode_num_accepted_tokens_total", "spec_decode_num_accepted_tokens_per_pos_total",
 )  # fmt: skip
+
+
+SPECULATION: Any = {
+    "draft_tokens": 12,
+    "accepted_tokens": 6,
+    "drafters": [
+        DrafterStats(
+            drafter="suffix",
+            drafts=4,
+            draft_tokens=8,
+            accepted_tokens=5,
+            drafted_per_position=[4, 4],
+            accepted_per_position=[3, 2],
+        ),
+        DrafterStats(
+            drafter="suffix",
+            adapter="ner",
+            drafts=2,
+            draft_tokens=4,
+            accepted_tokens=1,
+            drafted_per_position=[2, 2],
+            accepted_per_position=[1, 0],
+        ),
+        DrafterStats(drafter="ngram"),
+    ],
+    "decisions": {"none": 5, "suffix": 6},
+    "predicted_seconds": 1.5,
+    "realised_seconds": 1.25,
+    "drafting_seconds": 0.125,
+}
 
 
 def samples(text: str) -> dict[str, dict[tuple[tuple[str, str], ...], float]]:
@@ -49,7 +81,9 @@ def busy(serve):
     server.post(CHAT, BODY)
     server.post(CHAT, {**BODY, "stream": True, "n": 2, "max_tokens": 5})
     server.post(CHAT, {**BODY, "temperature": -1})
-    server.engine.stats = EngineStats(running=2, waiting=1, kv_blocks_total=10, kv_blocks_used=4, prefix_cache_hits=7)
+    server.engine.stats = EngineStats(
+        running=2, waiting=1, kv_blocks_total=10, kv_blocks_used=4, prefix_cache_hits=7, **SPECULATION
+    )
     server.context.metrics.on_report(StepReport(deltas=[], step_rows=3, step_time=0.004))
     return server
 
@@ -87,6 +121,34 @@ def test_engine_statistics_are_shown(busy):
     assert value(busy, "vllm:prefix_cache_hits_total") == 7
     assert value(busy, "paceline:step_time_seconds_sum") == 0.004
     assert value(busy, "vllm:iteration_tokens_total_sum") == 3
+
+
+def test_drafters_are_told_apart_and_by_adapter(busy):
+    base, adapter = {"drafter": "suffix", "adapter": ""}, {"drafter": "suffix", "adapter": "ner"}
+    assert value(busy, "paceline:drafter_drafts_total", **base) == 4
+    assert value(busy, "paceline:drafter_draft_tokens_total", **adapter) == 4
+    assert value(busy, "paceline:drafter_accepted_tokens_total", **base) == 5
+    assert value(busy, "paceline:drafter_draft_tokens_per_position_total", **base, position="1") == 4
+    assert value(busy, "paceline:drafter_accepted_tokens_per_position_total", **adapter, position="0") == 1
+    assert value(busy, "paceline:drafter_acceptance_length", **base) == 1 + 5 / 4
+    assert value(busy, "paceline:draft_decisions_total", drafter="none") == 5
+    assert value(busy, "paceline:predicted_step_seconds_total") == 1.5
+    assert value(busy, "paceline:realised_step_seconds_total") == 1.25
+    assert value(busy, "paceline:drafting_seconds_total") == 0.125
+
+
+def test_a_drafter_that_has_not_drafted_has_no_acceptance_length(busy):
+    shown = samples(busy.get("/metrics").text)["paceline:drafter_acceptance_length"]
+    assert sorted(dict(labels)["adapter"] for labels in shown) == ["", "ner"]
+
+
+def test_vllms_names_have_vllms_labels_and_sum_over_drafters(busy):
+    found = samples(busy.get("/metrics").text)
+    assert found["vllm:spec_decode_num_drafts_total"] == {(): 6.0}
+    assert found["vllm:spec_decode_num_draft_tokens_total"] == {(): 12.0}
+    assert found["vllm:spec_decode_num_accepted_tokens_total"] == {(): 6.0}
+    per_position = found["vllm:spec_decode_num_accepted_tokens_per_pos_total"]
+    assert per_position == {(("position", "0"),): 4.0, (("position", "1"),): 2.0}
 
 
 def test_answers_are_counted_by_route_and_status(busy):

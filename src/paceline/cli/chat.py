@@ -10,7 +10,11 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
+from paceline.cli import speculation as flags
+
 if TYPE_CHECKING:
+    from paceline.cli.draft_display import DraftDisplay
+    from paceline.engine.speculation_report import SpeculationReport
     from paceline.llm import LLM
     from paceline.sampling.params import SamplingParams
 
@@ -30,14 +34,22 @@ def chat(
     backend: Annotated[str, typer.Option(help="auto, cpu or torch.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="Compute threads.")] = None,
     context_length: Annotated[int | None, typer.Option(min=1, help="Most tokens of the conversation.")] = None,
+    show_drafts: Annotated[
+        bool, typer.Option("--show-drafts", help="Mark the text by who drafted it, with statistics of each answer.")
+    ] = False,
+    speculate: flags.Speculate = None,
+    max_draft: flags.MaxDraft = None,
+    draft_model: flags.DraftModel = None,
+    sampling: flags.Sampling = None,
+    speculative_config: flags.SpeculativeConfig = None,
 ) -> None:
     """Talk with a model.
 
     When standard input is no terminal, each of its lines is a turn and only the answers are printed.
     """
     from paceline.errors import PacelineError
-    from paceline.llm import LLM
     from paceline.sampling.params import SamplingParams
+    from paceline.sampling.speculative import Speculative
 
     params = SamplingParams(
         temperature=temperature,
@@ -47,10 +59,21 @@ def chat(
         repetition_penalty=repetition_penalty,
         max_tokens=max_tokens,
         seed=seed,
+        speculative=Speculative(report=True) if show_drafts else None,
     )
     try:
         params.validate()
-        with LLM(model, backend=backend, threads=threads, context_length=context_length, max_running=1) as llm:
+        speculation = flags.speculation_options(speculate, max_draft, draft_model, sampling, speculative_config)
+        from paceline.llm import LLM  # imports torch: not before the flags are known to be right
+
+        with LLM(
+            model,
+            backend=backend,
+            threads=threads,
+            context_length=context_length,
+            max_running=1,
+            speculation=speculation,
+        ) as llm:
             Conversation(llm, params, system).run(sys.stdin, sys.stdout)
     except PacelineError as error:
         typer.echo(f"Error: {error}", err=True)
@@ -58,7 +81,7 @@ def chat(
 
 
 class Conversation:
-    """The turns so far, and the loop that adds to them."""
+    """The turns so far, and the loop that adds to them. Drafts are shown when ``params`` want a report."""
 
     def __init__(self, llm: LLM, params: SamplingParams, system: str | None = None) -> None:
         self._llm = llm
@@ -72,6 +95,7 @@ class Conversation:
         terminal = source.isatty()
         if terminal:
             _note(f"{self._llm.info.model}. {HELP}")
+        display = self._display(target)
         for line in _lines(source, terminal):
             command = line.strip()
             if not command:
@@ -85,25 +109,42 @@ class Conversation:
             elif command.startswith("/") and " " not in command:
                 _note(f"There is no command {command}. {HELP}")
             else:
-                self.answer(line, target, terminal)
+                self.answer(line, target, terminal, display)
 
-    def answer(self, question: str, target: TextIO, terminal: bool = False) -> None:
-        """Streams the answer to one question. A stopped answer stays in the conversation as far as it got; a question
-        that cannot be answered does not."""
+    def _display(self, target: TextIO) -> DraftDisplay | None:
+        """What marks drafts, when they are to be shown; its legend is printed."""
+        if not self._params.wants_report:
+            return None
+        from rich.console import Console
+
+        from paceline.cli.draft_display import DraftDisplay
+
+        display = DraftDisplay(target, self._llm.info.drafters)
+        Console(stderr=True).print(display.legend())
+        return display
+
+    def answer(
+        self, question: str, target: TextIO, terminal: bool = False, display: DraftDisplay | None = None
+    ) -> None:
+        """Streams the answer to one question, marked by ``display``. A stopped answer stays in the conversation as far
+        as it got; a question that cannot be answered does not."""
         from paceline.errors import InvalidRequestError
 
         self.messages.append({"role": "user", "content": question})
         pieces: list[str] = []
         started, count = time.perf_counter(), 0
         reason: str | None = None
+        report: SpeculationReport | None = None
+        if display is not None:
+            display.begin()
         try:
             with closing(self._llm.chat_stream(self.messages, self._params)) as stream:
                 for part in stream:
                     pieces.append(part.text)
-                    target.write(part.text)
+                    target.write(part.text if display is None else display.show(part))
                     target.flush()
                     count += len(part.token_ids)
-                    reason = part.finish_reason or reason
+                    reason, report = part.finish_reason or reason, part.speculation
         except KeyboardInterrupt:
             reason = "stopped"
         except InvalidRequestError as error:
@@ -112,16 +153,20 @@ class Conversation:
                 raise
             _note(f"{error}. /reset starts anew.")
             return
-        target.write("\n")
+        target.write("\n" if display is None else display.end() + "\n")
         target.flush()
         self.messages.append({"role": "assistant", "content": "".join(pieces)})
-        if terminal:
-            _note(_summary(count, time.perf_counter() - started, reason))
+        if terminal or display is not None:
+            _note(_summary(count, time.perf_counter() - started, reason, report))
 
 
-def _summary(count: int, seconds: float, reason: str | None) -> str:
+def _summary(count: int, seconds: float, reason: str | None, report: SpeculationReport | None) -> str:
+    from paceline.cli.draft_display import statistics
+
     ends = {"stopped": ", stopped", "length": ", cut: no more tokens were allowed"}
-    return f"{count} tokens, {count / max(seconds, 1e-9):.0f} tokens/s{ends.get(reason or '', '')}"
+    drafts = "" if report is None else statistics(report, count)
+    speed = f"{count} tokens, {count / max(seconds, 1e-9):.0f} tokens/s"
+    return speed + (f", {drafts}" if drafts else "") + ends.get(reason or "", "")
 
 
 def _lines(source: TextIO, terminal: bool) -> Iterator[str]:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from paceline.cli import speculation as flags
+
 _INTERRUPTED = 130  # exit status of a program that Ctrl-C ended
 
 
@@ -25,6 +27,11 @@ def run(
     threads: Annotated[int | None, typer.Option(min=1, help="Compute threads.")] = None,
     context_length: Annotated[int | None, typer.Option(min=1, help="Most tokens of a request and its answer.")] = None,
     max_running: Annotated[int | None, typer.Option(min=1, help="Most sequences computed at once.")] = None,
+    speculate: flags.Speculate = None,
+    max_draft: flags.MaxDraft = None,
+    draft_model: flags.DraftModel = None,
+    sampling: flags.Sampling = None,
+    speculative_config: flags.SpeculativeConfig = None,
     progress: Annotated[bool, typer.Option(help="Show a progress bar on standard error.")] = True,
 ) -> None:
     """Answer all requests in a file.
@@ -38,10 +45,15 @@ def run(
     from paceline.engine.options import EngineOptions
     from paceline.errors import PacelineError
 
-    options = EngineOptions(
-        model=model, backend=backend, threads=threads, context_length=context_length, max_running=max_running
-    )
     try:
+        options = EngineOptions(
+            model=model,
+            backend=backend,
+            threads=threads,
+            context_length=context_length,
+            max_running=max_running,
+            speculation=flags.speculation_options(speculate, max_draft, draft_model, sampling, speculative_config),
+        )
         failed = asyncio.run(run_batch(file, output, options, any_model, concurrency, progress))
     except PacelineError as error:
         typer.echo(f"Error: {error}", err=True)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from paceline.cli import speculation as flags
+
 if TYPE_CHECKING:
     import socket
 
@@ -65,6 +67,11 @@ def serve(
         int | None, typer.Option(min=1, help="Most tokens computed in one step.", rich_help_panel=_ENGINE)
     ] = None,
     prefix_cache: Annotated[bool, typer.Option(help="Remember prompts' beginnings.", rich_help_panel=_ENGINE)] = True,
+    speculate: flags.Speculate = None,
+    max_draft: flags.MaxDraft = None,
+    draft_model: flags.DraftModel = None,
+    sampling: flags.Sampling = None,
+    speculative_config: flags.SpeculativeConfig = None,
 ) -> None:
     """Serve a model over HTTP, with OpenAI's API."""
     import logging
@@ -78,6 +85,11 @@ def serve(
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", stream=sys.stderr)
     for name in ("uvicorn.error", "asyncio"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    try:
+        speculation = flags.speculation_options(speculate, max_draft, draft_model, sampling, speculative_config)
+    except PacelineError as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(1) from None
     sock = _bind(host, port)
     config = ServerConfig(
         model_names=names_of(model, tuple(served_model_name or ())),
@@ -99,6 +111,7 @@ def serve(
         max_queue=max_queue,
         max_rows=max_rows,
         prefix_cache=prefix_cache,
+        speculation=speculation,
     )
     try:
         launch(config, options, sock)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from paceline.engine.detokenizer import TokenBytes
 from paceline.engine.messages import FinishReason, Request, SequenceDelta, TokenLogprobs
+from paceline.engine.speculation_report import SpeculationReport, total
 from paceline.engine.stop_strings import StopStrings
 
 
@@ -21,6 +22,9 @@ class SequenceOutput:
     that only continues a character stands where that character will. ``stop_reason`` is the stop string or the id
     from ``stop_token_ids`` that ended the sequence, None for the model's own end of sequence. ``error`` comes with
     ``finish_reason`` "error".
+
+    With ``speculative.report``, ``sources[i]`` is the drafter that proposed token ``i``, "" for the target's own, and
+    ``speculation`` is about the sequence so far, in a stream's parts, too.
     """
 
     index: int
@@ -31,6 +35,8 @@ class SequenceOutput:
     finish_reason: FinishReason | None = None
     stop_reason: str | int | None = None
     error: str | None = None
+    sources: list[str] = field(default_factory=list)
+    speculation: SpeculationReport | None = None
 
     @property
     def cumulative_logprob(self) -> float | None:
@@ -40,7 +46,8 @@ class SequenceOutput:
 
 @dataclass(slots=True)
 class RequestOutput:
-    """Everything about one request. ``outputs`` are its ``n`` sequences in order of their index."""
+    """Everything about one request. ``outputs`` are its ``n`` sequences in order of their index; ``speculation`` sums
+    over them, with ``speculative.report``."""
 
     request_id: str
     prompt_ids: list[int]
@@ -50,6 +57,7 @@ class RequestOutput:
     prompt_logprobs: list[TokenLogprobs | None] | None = None
     num_cached_tokens: int = 0
     queue_time: float | None = None
+    speculation: SpeculationReport | None = None
 
 
 class SequenceText:
@@ -68,7 +76,8 @@ class SequenceText:
         self._held = ""
         self._decoded = 0  # characters decoded so far, those held back included
         self._parts: list[str] = []
-        self._whole = SequenceOutput(index)
+        self.report = SpeculationReport() if request.params.wants_report else None
+        self._whole = SequenceOutput(index, speculation=self.report)
 
     @property
     def finished(self) -> bool:
@@ -86,7 +95,7 @@ class SequenceText:
         """Takes new tokens and gives what is new for the client. A ``finish_reason`` that ``delta`` does not have
         means that a stop string ended the sequence."""
         assert not self.finished
-        new = SequenceOutput(self._whole.index, error=delta.error)
+        new = SequenceOutput(self._whole.index, error=delta.error, speculation=self.report)
         new.finish_reason = delta.finish_reason
         if delta.stop_token is not None and delta.stop_token in self._params.stop_token_ids:
             new.stop_reason = delta.stop_token
@@ -94,6 +103,8 @@ class SequenceText:
         new.token_ids = delta.token_ids[: len(new.text_offsets)]
         if delta.logprobs is not None:
             new.logprobs = delta.logprobs[: len(new.text_offsets)]
+        if self.report is not None:
+            new.sources = self.report.add_step(len(new.token_ids), delta.speculation)
         if new.finish_reason is not None and not isinstance(new.stop_reason, str):
             new.text += self._held
         self._keep(new)
@@ -138,6 +149,7 @@ class SequenceText:
             self._parts.append(new.text)
         whole.token_ids += new.token_ids
         whole.text_offsets += new.text_offsets
+        whole.sources += new.sources
         if new.logprobs is not None:
             if whole.logprobs is None:
                 whole.logprobs = []
@@ -159,6 +171,12 @@ class RequestText:
     @property
     def finished(self) -> bool:
         return all(sequence.finished for sequence in self._sequences)
+
+    @property
+    def speculation(self) -> SpeculationReport | None:
+        """What speculation did so far, over all sequences; None when no report was asked for."""
+        reports = [sequence.report for sequence in self._sequences if sequence.report is not None]
+        return total(reports) if reports else None
 
     def add(self, delta: SequenceDelta) -> SequenceOutput | None:
         """What is new for the client; None for a delta of a sequence that is over already (the engine had not heard
@@ -183,4 +201,5 @@ class RequestText:
             prompt_logprobs=self.prompt_logprobs,
             num_cached_tokens=self.num_cached_tokens,
             queue_time=self.queue_time,
+            speculation=self.speculation,
         )

@@ -97,6 +97,11 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     def greedy(self) -> bool:
         return self.temperature == 0.0
 
+    @property
+    def wants_report(self) -> bool:
+        """Whether the answer says what speculation did."""
+        return self.speculative is not None and self.speculative.report
+
 
 def _within_logprobs(count: int | None) -> bool:
     return count is None or 0 <= count <= MAX_LOGPROBS

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from paceline.errors import InvalidRequestError
@@ -26,4 +28,14 @@ class Speculative(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
         if self.max_draft is not None and not 0 <= self.max_draft <= MAX_DRAFT:
             raise InvalidRequestError(
                 f"speculative.max_draft must be between 0 and {MAX_DRAFT}, got {self.max_draft}", param="speculative"
+            )
+
+    def check_drafters(self, available: Sequence[str]) -> None:
+        """Raises ``InvalidRequestError`` for a drafter that is not ``available`` in the engine."""
+        for name in self.drafters or ():
+            if name in available:
+                continue
+            has = f"it has: {', '.join(available)}" if available else "it has none: speculation is off"
+            raise InvalidRequestError(
+                f"speculative.drafters: this engine has no drafter {name!r}; {has}", param="speculative.drafters"
             )

@@ -25,7 +25,7 @@ class Answer:
     names: TokenNames
     logprobs: int | None = None  # alternatives a token
     prompt_logprobs: int | None = None
-    include_usage: bool = False
+    include_usage: bool = False  # in a stream: a last chunk with the usage
     continuous_usage: bool = False
 
     def head(self, kind: str) -> dict[str, Any]:

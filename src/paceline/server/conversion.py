@@ -18,7 +18,9 @@ from paceline.engine.messages import EngineReady, Request
 from paceline.errors import InvalidRequestError
 from paceline.models.tokenizer import Tokenizer
 from paceline.sampling.bad_words import bad_words_ids
+from paceline.sampling.choices import choice_ids
 from paceline.sampling.params import SamplingParams
+from paceline.sampling.speculative import Speculative
 from paceline.server.problems import ApiError
 from paceline.server.schemas import ChatCompletionRequest, CompletionRequest, SamplingBody, TemplateBody
 
@@ -69,14 +71,35 @@ def _params(
     fields: dict[str, Any] = {name: getattr(body, name) for name in _SAME_NAME}
     fields.update(max_tokens=max_tokens, logprobs=logprobs, prompt_logprobs=prompt_logprobs)
     fields.update(stop=tuple(body.stop), stop_token_ids=tuple(body.stop_token_ids), bad_words=tuple(body.bad_words))
-    return SamplingParams(**fields)
+    return SamplingParams(**fields, choice=_choice(body), speculative=_speculative(body))
+
+
+def _choice(body: SamplingBody) -> tuple[str, ...]:
+    """The texts of which the output is one; vLLM has two names for them."""
+    old, new = body.guided_choice, body.structured_outputs.choice
+    if old is not None and new is not None:
+        raise InvalidRequestError(
+            "guided_choice and structured_outputs.choice are the same: give one of them", param="guided_choice"
+        )
+    return tuple(old or new or ())
+
+
+def _speculative(body: SamplingBody) -> Speculative | None:
+    wish = body.speculative
+    if wish is None:
+        return None
+    drafters = None if wish.drafters is None else tuple(wish.drafters)
+    return Speculative(enabled=wish.enabled, max_draft=wish.max_draft, drafters=drafters, report=wish.report)
 
 
 def _complete(params: SamplingParams, tokenizer: Tokenizer, vocab_size: int) -> SamplingParams:
     params.validate(vocab_size)
-    if not params.bad_words:
-        return params
-    return msgspec.structs.replace(params, bad_words_ids=bad_words_ids(params.bad_words, tokenizer))
+    ids = {}
+    if params.bad_words:
+        ids["bad_words_ids"] = bad_words_ids(params.bad_words, tokenizer)
+    if params.choice:
+        ids["choice_ids"] = choice_ids(params.choice, tokenizer)
+    return msgspec.structs.replace(params, **ids) if ids else params
 
 
 def chat_prompt(body: TemplateBody, tokenizer: Tokenizer) -> str:
@@ -133,6 +156,12 @@ def check_ids(ids: list[int], vocab_size: int, param: str) -> list[int]:
         bad = next(token for token in ids if not 0 <= token < vocab_size)
         raise InvalidRequestError(f"{param}: token id {bad} is not in the vocabulary of {vocab_size}", param=param)
     return ids
+
+
+def check_drafters(params: SamplingParams, ready: EngineReady) -> None:
+    """Refuses a drafter that the engine does not have, with those it has."""
+    if params.speculative is not None:
+        params.speculative.check_drafters(ready.drafters)
 
 
 def check_length(prompt_ids: Sequence[int], params: SamplingParams, ready: EngineReady, param: str) -> None:

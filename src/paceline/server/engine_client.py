@@ -12,19 +12,16 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
 
-import msgspec
-
 from paceline.engine.messages import Abort, EngineReady, EngineStats, Request, SequenceDelta, StepReport
 from paceline.engine.options import ENGINE_FACTORY, EngineOptions
 from paceline.errors import EngineDeadError, ModelLoadError, OverloadedError
+from paceline.server.engine_counters import add_counters
 from paceline.server.engine_link import EngineLink, describe_exit
 from paceline.server.open_requests import OpenRequest
 from paceline.server.recovery import LIMIT, WINDOW_S, Recovery, Verdict
 
 logger = logging.getLogger(__name__)
 
-_GAUGES = ("running", "waiting", "kv_blocks_total", "kv_blocks_used")
-_COUNTERS = tuple(name for name in EngineStats.__struct_fields__ if name not in _GAUGES)
 _MAX_RETRY_AFTER_S = 60.0
 
 
@@ -289,9 +286,3 @@ class EngineClient:
         self.dead = why
         logger.critical(why)
         self._fail_all(EngineDeadError(why))
-
-
-def add_counters(stats: EngineStats, earlier: EngineStats) -> EngineStats:
-    """``stats`` with the counters of ``earlier`` engines added; gauges as they are."""
-    sums = {name: getattr(stats, name) + getattr(earlier, name) for name in _COUNTERS}
-    return msgspec.structs.replace(stats, **sums)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from paceline.engine.detokenizer import TokenBytes
 from paceline.engine.messages import Request, SequenceDelta
 from paceline.engine.output import RequestText, SequenceOutput
+from paceline.engine.speculation_report import total
 from paceline.server.metrics import Metrics
 from paceline.server.ports import EngineClient
 from paceline.server.problems import ApiError
@@ -22,14 +23,19 @@ class Usage:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
+    reported: Sequence[RequestText] = ()  # those that tell what speculation did
 
     def as_dict(self) -> dict[str, object]:
-        return {
+        usage: dict[str, object] = {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
             "total_tokens": self.prompt_tokens + self.completion_tokens,
             "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
         }
+        if self.reported:
+            reports = [report for text in self.reported if (report := text.speculation) is not None]
+            usage["speculation"] = total(reports).as_dict()
+        return usage
 
 
 class _Timer:
@@ -59,7 +65,10 @@ class Generation:
     ) -> None:
         self.requests = requests
         self.texts = [RequestText(request, table) for request in requests]
-        self.usage = Usage(prompt_tokens=sum(len(request.prompt_ids) for request in requests))
+        self.usage = Usage(
+            prompt_tokens=sum(len(request.prompt_ids) for request in requests),
+            reported=self.texts if requests[0].params.wants_report else (),
+        )
         self._hide_output = hide_output  # what is generated is a by-product: it does not count as usage
         self._engine = engine
         self._metrics = metrics
@@ -211,6 +220,7 @@ def _merge(new: list[tuple[int, SequenceOutput]]) -> list[tuple[int, SequenceOut
         whole.text += out.text
         whole.token_ids = whole.token_ids + out.token_ids
         whole.text_offsets = whole.text_offsets + out.text_offsets
+        whole.sources = whole.sources + out.sources
         if out.logprobs is not None:
             whole.logprobs = (whole.logprobs or []) + out.logprobs
         whole.finish_reason, whole.stop_reason, whole.error = out.finish_reason, out.stop_reason, out.error

@@ -13,12 +13,12 @@ class OpenRequest:
     """One request on its way: knows all tokens that came, so that another engine can go on behind them.
 
     Deltas that the consumer has not taken yet are merged, one for each sequence, so a slow consumer gets fewer and
-    larger ones and never holds up anybody.
+    larger ones and never holds up anybody. Where a report about speculation is wanted they stay apart: each is a step.
     """
 
     __slots__ = (
-        "_finished", "_outputs", "_pending", "_prompt_scored", "_reported", "_request", "_waiter", "deaths", "error",
-        "progressed", "submitted",
+        "_apart", "_finished", "_outputs", "_pending", "_prompt_scored", "_reported", "_request", "_waiter", "deaths",
+        "error", "progressed", "submitted",
     )  # fmt: skip
 
     def __init__(self, request: Request) -> None:
@@ -28,7 +28,8 @@ class OpenRequest:
         self._outputs: list[list[int]] = [list(tokens) for tokens in request.outputs]
         self._outputs += [[] for _ in range(count - len(self._outputs))]
         self._finished = list(request.finished) + [False] * (count - len(request.finished))
-        self._pending: dict[int, SequenceDelta] = {}
+        self._pending: dict[tuple[int, int], SequenceDelta] = {}
+        self._apart = request.params.wants_report
         self._waiter: asyncio.Future[None] | None = None
         self._reported: set[int] = set()  # sequences whose first delta came: its facts are told once
         self._prompt_scored = False
@@ -73,9 +74,10 @@ class OpenRequest:
         self._prompt_scored = self._prompt_scored or delta.prompt_logprobs is not None
         self._outputs[index] += delta.token_ids
         self._finished[index] = delta.finish_reason is not None
-        pending = self._pending.get(index)
+        key = (index, len(self._pending) if self._apart else 0)
+        pending = self._pending.get(key)
         if pending is None:
-            self._pending[index] = delta
+            self._pending[key] = delta
         else:
             merge(pending, delta)
         self._wake()

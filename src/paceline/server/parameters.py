@@ -31,7 +31,7 @@ def _one(value: Any) -> bool:
 
 
 _TOOLS = "tool calling is not supported yet"
-_STRUCTURE = "output constrained by a grammar or schema is not supported yet"
+_STRUCTURE = "output constrained by a grammar or schema is not supported yet; guided_choice is"
 _AUDIO = "only text goes in and out"
 _REASONING = "reasoning controls are not supported; use chat_template_kwargs where the model's template has a switch"
 
@@ -42,10 +42,8 @@ NOT_SUPPORTED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "functions": (_one_of([]), _TOOLS),
     "function_call": (_one_of("none", "auto"), _TOOLS),
     "response_format": (_one_of({"type": "text"}), _STRUCTURE),
-    "structured_outputs": (_one_of({}), _STRUCTURE),
     "guided_json": (_one_of(), _STRUCTURE),
     "guided_regex": (_one_of(), _STRUCTURE),
-    "guided_choice": (_one_of(), _STRUCTURE),
     "guided_grammar": (_one_of(), _STRUCTURE),
     "allowed_token_ids": (_one_of(), _STRUCTURE),
     "audio": (_one_of(), _AUDIO),
@@ -66,6 +64,35 @@ NOT_SUPPORTED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "prompt_embeds": (_one_of(), "prompts are text or token ids"),
     "spaces_between_special_tokens": (_one_of(True), "only the default, true, is supported"),
 }
+
+
+# Keys of vLLM's structured_outputs beside "choice", with their harmless values.
+_STRUCTURES: dict[str, Callable[[Any], bool]] = {
+    "json": _one_of(),
+    "json_object": _one_of(False),
+    "regex": _one_of(),
+    "grammar": _one_of(),
+    "structural_tag": _one_of(),
+    "whitespace_pattern": _one_of(),
+    "disable_any_whitespace": _one_of(False),
+    "disable_additional_properties": _one_of(False),
+}
+
+
+def screen_structure(value: Any) -> Any:
+    """``structured_outputs`` without nulls and without what changes nothing. Raises ``ApiError`` for a structure that
+    is not supported."""
+    if not isinstance(value, dict):
+        return value
+    kept = {}
+    for key, item in value.items():
+        if key not in _STRUCTURES:
+            if item is not None or key != "choice":
+                kept[key] = item
+        elif item is not None and not _STRUCTURES[key](item):
+            name, reason = f"structured_outputs.{key}", f"{_STRUCTURE}"
+            raise ApiError(400, f"'{name}' is not supported: {reason}.", param=name, code="unsupported_parameter")
+    return kept
 
 
 def screen(data: dict[str, Any], own: frozenset[str]) -> dict[str, Any]:

@@ -45,6 +45,7 @@ async def _completions(context: ServerContext, http: HttpRequest) -> Response:
     body = await read_body(http, context, CompletionRequest)
     ready, tokenizer, table = context.loaded()
     params = conversion.completion_params(body, tokenizer, ready.vocab_size)
+    conversion.check_drafters(params, ready)
     prompts = conversion.prompts_of(body)
     ids = await off_loop(
         sum(map(len, prompts)),
@@ -68,6 +69,7 @@ async def _chat_completions(context: ServerContext, http: HttpRequest) -> Respon
     body = await read_body(http, context, ChatCompletionRequest)
     ready, tokenizer, table = context.loaded()
     params = conversion.chat_params(body, tokenizer, ready.vocab_size)
+    conversion.check_drafters(params, ready)
     size = sum(len(message.content or "") for message in body.messages)
     ids = await off_loop(size, lambda: conversion.chat_prompt_ids(body, tokenizer))
     conversion.check_length(ids, params, ready, "messages")
@@ -93,6 +95,8 @@ def _answer(
     prompt_logprobs: int | None,
 ) -> Answer:
     options = body.stream_options
+    wanted = options is not None and options.include_usage
+    report = body.speculative is not None and body.speculative.report
     return Answer(
         id=prefix + uuid.uuid4().hex,
         created=int(time.time()),
@@ -100,8 +104,8 @@ def _answer(
         names=TokenNames(table, body.return_tokens_as_token_ids),
         logprobs=logprobs,
         prompt_logprobs=prompt_logprobs,
-        include_usage=options is not None and options.include_usage,
-        continuous_usage=options is not None and options.include_usage and options.continuous_usage_stats,
+        include_usage=wanted or report,  # a report is asked for to be seen
+        continuous_usage=options is not None and wanted and options.continuous_usage_stats,
     )
 
 

@@ -9,14 +9,15 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
 
 from paceline.engine.messages import LatencyClass
-from paceline.server.parameters import NO_EFFECT, NOT_SUPPORTED, screen
+from paceline.server.parameters import NO_EFFECT, NOT_SUPPORTED, screen, screen_structure
 from paceline.server.problems import ApiError, from_validation
 
 MAX_STOP_STRINGS = 64
 MAX_PROMPTS = 1024
+MAX_CHOICES = 1024
 
 Prompt = str | list[str] | list[int] | list[list[int]]
 Count = Annotated[int, Field(ge=-(2**31), lt=2**31)]
@@ -76,6 +77,7 @@ PromptField = Annotated[Any, BeforeValidator(_prompt), WithJsonSchema({
     ]
 })]  # fmt: skip
 LogitBias = Annotated[dict[int, float], BeforeValidator(_logit_bias, json_schema_input_type=dict[str, float])]
+Choices = Annotated[list[str], Field(min_length=1, max_length=MAX_CHOICES)]
 Content = Annotated[str, BeforeValidator(_content, json_schema_input_type=str | list[dict[str, Any]])]
 
 
@@ -95,6 +97,37 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
     continuous_usage_stats: bool = False
     include_obfuscation: bool = False  # OpenAI pads chunks with it; no effect
+
+
+class SpeculativeBody(BaseModel):
+    """What a request says about speculation. Ranges are checked by ``Speculative.validate``."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    enabled: bool = True
+    max_draft: Count | None = None
+    drafters: list[str] | None = None
+    report: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_means_the_default(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {key: item for key, item in value.items() if item is not None or key not in cls.model_fields}
+
+
+class StructuredOutputs(BaseModel):
+    """What the output must look like."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    choice: Choices | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _screen(cls, value: Any) -> Any:
+        return screen_structure(value)
 
 
 class SamplingBody(Body):
@@ -120,6 +153,9 @@ class SamplingBody(Body):
     skip_special_tokens: bool = True
     prompt_logprobs: Count | None = None
     return_tokens_as_token_ids: bool = False
+    guided_choice: Choices | None = None
+    structured_outputs: StructuredOutputs = StructuredOutputs()
+    speculative: SpeculativeBody | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
     priority: Count = 0

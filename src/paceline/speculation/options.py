@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 
@@ -10,6 +10,9 @@ from paceline.errors import InvalidRequestError
 from paceline.sampling.speculative import MAX_DRAFT
 
 AUTO, OFF = "auto", "off"
+
+#: Every drafter that a user can name. ``model`` needs a ``draft_model``.
+DRAFTER_NAMES = ("suffix", "ngram", "grammar", "model")
 
 #: "exact": noise of its own for each purpose, best acceptance. "coupled": drafts and target share noise (Gumbel), so
 #: that sampled text for a seed is the same with speculation on and off, drawn drafts included.
@@ -32,10 +35,23 @@ class SpeculationOptions(msgspec.Struct, frozen=True, kw_only=True, omit_default
     ngram_min: int = 2  # shortest match of prompt lookup
     ngram_max: int = 5  # longest match of prompt lookup
 
+    @property
+    def drafters(self) -> tuple[str, ...]:
+        """The drafters that ``speculate`` allows, by name; those that the model cannot have are still among them."""
+        if self.speculate == OFF:
+            return ()
+        if self.speculate == AUTO:
+            return DRAFTER_NAMES
+        return (self.speculate,) if isinstance(self.speculate, str) else tuple(self.speculate)
+
     def validate(self) -> None:
         """Raises ``InvalidRequestError`` naming the setting, its value and the limit."""
+        self._validate_drafters()
+        modes = get_args(SamplingMode)
         checks = [
             ("max_draft", self.max_draft is None or 0 <= self.max_draft <= MAX_DRAFT, f"between 0 and {MAX_DRAFT}"),
+            ("draft_model", self.draft_model is None or bool(self.draft_model.strip()), "the name of a model"),
+            ("sampling", self.sampling in modes, f"one of {', '.join(modes)}"),
             ("suffix_max_depth", 1 <= self.suffix_max_depth <= 1024, "between 1 and 1024"),
             ("suffix_max_cached_tokens", self.suffix_max_cached_tokens >= 0, "at least 0"),
             ("suffix_max_factor", self.suffix_max_factor > 0, "positive"),
@@ -46,3 +62,29 @@ class SpeculationOptions(msgspec.Struct, frozen=True, kw_only=True, omit_default
         for name, good, rule in checks:
             if not good:
                 raise InvalidRequestError(f"{name} must be {rule}, got {getattr(self, name)!r}", param=name)
+        self._validate_draft_model()
+
+    def _validate_drafters(self) -> None:
+        known = f"{AUTO!r}, {OFF!r} or names of drafters ({', '.join(DRAFTER_NAMES)})"
+        if self.speculate != OFF and not self.drafters:
+            raise InvalidRequestError(f"speculate must be {known}, got none", param="speculate")
+        for name in self.drafters:
+            if name in (AUTO, OFF):
+                raise InvalidRequestError(f"speculate: {name!r} stands alone, without others", param="speculate")
+            if name not in DRAFTER_NAMES:
+                raise InvalidRequestError(f"speculate must be {known}, got {name!r}", param="speculate")
+
+    def _validate_draft_model(self) -> None:
+        """A named drafter ``model`` and its ``draft_model`` come together."""
+        if self.speculate in (AUTO, OFF):
+            return
+        if "model" in self.drafters and self.draft_model is None:
+            raise InvalidRequestError(
+                "the drafter 'model' needs a draft_model, a small model with the same vocabulary", param="draft_model"
+            )
+        if "model" not in self.drafters and self.draft_model is not None:
+            raise InvalidRequestError(
+                f"draft_model {self.draft_model!r} is for the drafter 'model', which is not among those that speculate "
+                f"names: {', '.join(self.drafters)}",
+                param="draft_model",
+            )
