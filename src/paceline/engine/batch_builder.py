@@ -9,6 +9,7 @@ import numpy as np
 from paceline.backends.base import Batch, IntArray
 from paceline.engine.sequence import Sequence
 from paceline.kv.cache import KVCache
+from paceline.kv.placement import Placer
 from paceline.speculation.draft import Draft
 
 
@@ -19,7 +20,7 @@ class BatchBuilder:
     """
 
     def __init__(self, cache: KVCache, max_rows: int) -> None:
-        self.cache = cache
+        self._placer = Placer(cache, max_rows)
         self._token_ids: IntArray = np.zeros(max_rows, dtype=np.int32)
         self._count: IntArray = np.arange(max_rows, dtype=np.int32)
 
@@ -52,7 +53,7 @@ class BatchBuilder:
             longest = max(longest, computed + num_rows - start)
         row_starts = np.array(starts, dtype=np.int32)
         context_lens = np.array(contexts, dtype=np.int32)
-        positions, slots, tables = self._place(row_starts, context_lens, table_rows, longest)
+        positions, slots, tables = self._placer.place(row_starts, context_lens, table_rows, longest)
         parents = self._parents(planned, row_starts, context_lens, positions) if trees else None
         return Batch(
             token_ids=token_ids[:num_rows],
@@ -64,28 +65,6 @@ class BatchBuilder:
             logit_rows=np.array(logit_rows, dtype=np.int32),
             parents=parents,
         )
-
-    def _place(
-        self, row_starts: IntArray, context_lens: IntArray, table_rows: list[int], longest: int
-    ) -> tuple[IntArray, IntArray, IntArray]:
-        """Place of each row in its sequence ``[T]``, slots ``[G, T]``, block tables ``[G, S, B]``."""
-        size = self.cache.block_size
-        width = (longest - 1) // size + 1
-        if len(table_rows) == 1:
-            row = table_rows[0]
-            tables = self.cache.tables[:, row : row + 1, :width].copy()
-            places = self._count[: row_starts[1]] + context_lens[0]
-            blocks = tables[:, 0, places // size]
-        else:
-            tables = np.ascontiguousarray(self.cache.tables[:, table_rows, :width])
-            if row_starts[-1] == len(table_rows):
-                owners, places = self._count[: len(table_rows)], context_lens.copy()
-            else:
-                counts = np.diff(row_starts)
-                owners = np.repeat(self._count[: len(table_rows)], counts)
-                places = self._count[: row_starts[-1]] + np.repeat(context_lens - row_starts[:-1], counts)
-            blocks = tables[:, owners, places // size]
-        return places, np.ascontiguousarray(blocks * size + places % size), tables
 
     def _parents(
         self, planned: Seq[Sequence], row_starts: IntArray, context_lens: IntArray, positions: IntArray

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from paceline.backends.base import CacheDtype, CacheSpec
 from paceline.engine.messages import Choice
 from paceline.errors import InvalidRequestError
-from paceline.kv.cache import blocks_for, capacity_tokens
-from paceline.kv.sizing import blocks_per_group, cache_bytes
+from paceline.kv.cache import capacity_tokens
+from paceline.kv.sizing import blocks_within
 from paceline.speculation.options import SpeculationOptions
 
 MAX_ROWS = 512
@@ -124,13 +124,8 @@ def _choose_blocks(
     else:
         limited = "as configured"
         enough = 2**31 - spec.block_size
-    low, high = 1, blocks_for(enough, spec.block_size)
-    while low < high:  # the largest cache within the budget
-        middle = (low + high + 1) // 2
-        blocks = blocks_per_group(spec, middle * spec.block_size, max_rows, max_running)
-        low, high = (middle, high) if cache_bytes(spec, blocks) <= budget else (low, middle - 1)
-    blocks = blocks_per_group(spec, low * spec.block_size, max_rows, max_running)
-    if low * spec.block_size >= enough:
+    blocks, tokens = blocks_within(spec, budget, enough, max_rows, max_running)
+    if tokens >= enough:
         return blocks, f"enough for {max_running} sequences; only blocks in use take memory"
     return blocks, limited
 

@@ -24,3 +24,16 @@ def blocks_per_group(spec: CacheSpec, tokens: int, max_rows: int, max_running: i
         return min(everything, live + live // 2)
 
     return tuple(count(window) for window in spec.group_windows)
+
+
+def blocks_within(
+    spec: CacheSpec, budget: int, tokens: int, max_rows: int, max_running: int
+) -> tuple[tuple[int, ...], int]:
+    """Blocks of each group for as many cached tokens as ``budget`` bytes hold, ``tokens`` (in whole blocks) at most and
+    one block at least; and that number of tokens."""
+    low, high = 1, blocks_for(tokens, spec.block_size)
+    while low < high:
+        middle = (low + high + 1) // 2
+        blocks = blocks_per_group(spec, middle * spec.block_size, max_rows, max_running)
+        low, high = (middle, high) if cache_bytes(spec, blocks) <= budget else (low, middle - 1)
+    return blocks_per_group(spec, low * spec.block_size, max_rows, max_running), low * spec.block_size
