@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from paceline.sampling.params import SamplingParams
-from paceline.sampling.random import Purpose, uniform
-from paceline.sampling.truncation import Truncator, inverse_cdf, largest, scale
+from paceline.sampling.truncation import Truncator, largest, scale
 from paceline.speculation.draft import Distribution
 from paceline.speculation.drafters.base import SequenceView
+from paceline.speculation.noise import StepNoise
 
 Row = npt.NDArray[np.float32]
 
@@ -29,9 +29,22 @@ def draw_independently(
     ids: npt.NDArray[np.int64], weights: npt.NDArray[np.float64], sequence: SequenceView, position: int
 ) -> int:
     """A draw with the drafts' own noise, independent of all that decides about the token later."""
+    (token,) = _noise(sequence).draw(position - sequence.length, (ids, weights))
+    return token
+
+
+def draw_coupled(
+    ids: npt.NDArray[np.int64], weights: npt.NDArray[np.float64], sequence: SequenceView, position: int
+) -> int:
+    """A draw with the noise that the target will have at this position."""
+    (token,) = _noise(sequence).draw_coupled(position - sequence.length, (ids, weights))
+    return token
+
+
+def _noise(sequence: SequenceView) -> StepNoise:
     seed = sequence.params.seed
     assert seed is not None, "whoever creates a request draws its seed"
-    return int(ids[inverse_cdf(weights, uniform(seed, sequence.index, position, Purpose.DRAFT))])
+    return StepNoise(seed, sequence.index, sequence.length)
 
 
 def likeliest(row: Row) -> tuple[int, float] | None:
