@@ -51,8 +51,15 @@ nb::list step(SuffixIndex& index, const std::vector<int>& sequences, const std::
   if (counts.size() != sequences.size() || lengths.size() != sequences.size())
     throw std::invalid_argument("there must be a count and a length for each sequence");
   size_t used = 0;
+  std::vector<Token> next;
+  for (int count : counts) {
+    if (count < 0 || used + count > tokens.size()) throw std::invalid_argument("counts exceed the tokens");
+    next.push_back(count > 0 ? tokens[used] : 0);
+    used += count;
+  }
+  index.prefetch_step(sequences, next);
+  used = 0;
   for (size_t i = 0; i < sequences.size(); ++i) {
-    if (counts[i] < 0 || used + counts[i] > tokens.size()) throw std::invalid_argument("counts exceed the tokens");
     index.extend(sequences[i], tokens.data() + used, counts[i]);
     used += counts[i];
   }

@@ -37,6 +37,12 @@ class ChildTable {
     }
   }
 
+  // Where a search for `hash` begins; null if there is nothing to find.
+  const void* first_slot(uint64_t hash) const {
+    const Segment& segment = segment_of(hash);
+    return segment.used == 0 ? nullptr : &segment.slots[hash & (segment.slots.size() - 1)];
+  }
+
   void insert(uint64_t hash, uint32_t node) {
     Segment& segment = segment_of(hash);
     if (4 * (segment.used + 1) > 3 * segment.slots.size()) resize(segment, segment.used * 2 + 2);

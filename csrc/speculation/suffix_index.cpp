@@ -5,9 +5,25 @@
 #include <string>
 #include <utility>
 
-#include "confidence.h"
-
 namespace paceline {
+
+namespace {
+
+// An estimate of the probability that a draft token is right, given that those before it are: `count` of `total`
+// occurrences of the last `matched` tokens were followed by it.
+//
+// Odds are in proportion to count / (others + kPrior) and to the length of the match; other requests' outputs are worth
+// less than the sequence's own text. The three numbers are fitted to 12,000 draft tokens for greedy answers of
+// SmolLM2-135M-Instruct (chat, code editing, summaries): log-loss 0.43, against 0.66 for the mean alone, 0.54 for a
+// smoothed ratio without the length. The form is as good as a logistic regression on all these numbers (0.42).
+float confidence(uint32_t count, uint32_t total, size_t matched, bool recent) {
+  constexpr float kPrior = 0.6f, kOwn = 0.38f, kRecent = 0.13f;
+  const float odds = (recent ? kRecent : kOwn) * static_cast<float>(matched) * static_cast<float>(count) /
+                     (static_cast<float>(total - count) + kPrior);
+  return odds / (1 + odds);
+}
+
+}  // namespace
 
 int SuffixIndex::open(int adapter, int sibling, int64_t first, int64_t recent_first, int64_t output_first) {
   Sequence s;
@@ -47,6 +63,15 @@ void SuffixIndex::extend(int sequence, const Token* tokens, size_t count) {
     s.tree->append(s.text, tokens[i]);
     if (s.recent != kNone && s.position >= s.recent_first) append_recent(s, tokens[i]);
   }
+}
+
+void SuffixIndex::prefetch_step(const std::vector<int>& sequences, const std::vector<Token>& next) {
+  for (int stage = 0; stage < SuffixTree::kPrefetchStages; ++stage)
+    for (size_t i = 0; i < sequences.size(); ++i) {
+      const Sequence& s = get(sequences[i]);
+      s.tree->prefetch_stage(stage, s.text, next[i]);
+      if (s.recent != kNone) recent_.prefetch_stage(stage, s.recent, next[i]);
+    }
 }
 
 void SuffixIndex::close(int sequence) {
@@ -122,53 +147,48 @@ const SuffixDraft& SuffixIndex::propose(int sequence, int max_tokens) {
 }
 
 void SuffixIndex::match(SuffixTree& tree, Index text, int max_tokens, bool recent) {
-  for (size_t m = tree.longest_match(text); m > 0; --m) {
+  for (size_t m = tree.longest_match(text); m > 0; m -= std::max<size_t>(1, m / 4)) {
     const int limit = static_cast<int>(std::min<float>(static_cast<float>(max_tokens), limits_.max_factor * m));
     if (limit < best_->score) return;  // shorter matches may draft even less
     if (limit == best_->score && static_cast<int>(m) <= best_->match) return;
-    follow(tree, text, m, limit);
+    follow(tree, text, m, limit, recent);
     const bool longer = static_cast<int>(m) > best_->match;
     if (other_->score > best_->score || (other_->score == best_->score && other_->size > 0 && longer)) {
       other_->match = static_cast<int>(m);
-      other_->recent = recent;
       std::swap(best_, other_);
     }
   }
 }
 
-// The most frequent continuation of the match of `match` tokens, at most `limit` of it, in `other_`.
-void SuffixIndex::follow(SuffixTree& tree, Index text, size_t match, int limit) {
+// The most frequent continuation of the match of `match` tokens, at most `limit` of it, in `other_`. Below the depth of
+// the tree it goes on as one of the occurrences does.
+void SuffixIndex::follow(SuffixTree& tree, Index text, size_t match, int limit, bool recent) {
   SuffixDraft& draft = *other_;
   draft.size = 0;
   draft.score = 0;
-  size_t depth = match;
   Index i = tree.match(text, match);
   // The text's own suffix is one of those that reach this label, but nothing follows it.
-  uint32_t total = tree.node(i).count - 1;
+  uint32_t count = tree.node(i).count - 1;
   float path = 1;
-  while (draft.size < limit) {
-    const Node* n = &tree.node(i);
-    uint32_t count = total;
+  for (size_t depth = match; draft.size < limit; ++depth) {
+    const Node& n = tree.node(i);
+    uint32_t total = count;
     Token token;
-    if (n->first_child == kNone || depth < n->depth) {
-      token = tree.label(*n, depth);
+    if (n.first_child == kNone || depth < n.depth) {
+      token = tree.label(n, depth);
       if (token < 0) break;
     } else {
-      total = n->continued;
-      i = tree.best_child(i);
-      n = &tree.node(i);
-      count = n->count;
-      token = n->token;
+      total = n.continued;
+      i = tree.best_child(i, limits_.min_probability / path * static_cast<float>(total));
+      if (i == kNone) break;
+      token = tree.node(i).token;
+      count = tree.node(i).count;
       path *= static_cast<float>(count) / static_cast<float>(total);
-      if (path < limits_.min_probability) break;
-      // From here on there are so many.
     }
     draft.tokens[draft.size] = token;
-    draft.confidence[draft.size] = confidence(count, total, match + draft.size, draft.size);
+    draft.confidence[draft.size] = confidence(count, total, match + draft.size, recent);
     ++draft.size;
     draft.score += path;
-    total = count;
-    ++depth;
   }
 }
 

@@ -27,7 +27,6 @@ struct SuffixDraft {
   int size = 0;
   int match = 0;  // tokens
   float score = 0;  // sum of the paths' probabilities: the expected number of accepted tokens
-  bool recent = false;  // from recent outputs, not from the sequence's own text
   Token tokens[kMaxDraft];
   float confidence[kMaxDraft];
 };
@@ -43,6 +42,8 @@ class SuffixIndex {
   // output begins at `output_first`.
   int open(int adapter, int sibling, int64_t first, int64_t recent_first, int64_t output_first);
   void extend(int sequence, const Token* tokens, size_t count);
+  // To be called before sequences are fed; `next[i]` is the first token that sequence `i` will get.
+  void prefetch_step(const std::vector<int>& sequences, const std::vector<Token>& next);
   // The sequence ended. Its output stays among the recent ones until it is the oldest.
   void close(int sequence);
   // At most `max_tokens` (and kMaxDraft) tokens to follow what the sequence was fed; may be none.
@@ -76,7 +77,7 @@ class SuffixIndex {
   void make_room();
   void forget_recent(Index text, int adapter);
   void match(SuffixTree& tree, Index text, int max_tokens, bool recent);
-  void follow(SuffixTree& tree, Index text, size_t match, int limit);
+  void follow(SuffixTree& tree, Index text, size_t match, int limit, bool recent);
 
   SuffixLimits limits_;
   SuffixTree recent_;

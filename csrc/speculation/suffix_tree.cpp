@@ -4,6 +4,15 @@
 
 namespace paceline {
 
+namespace {
+
+constexpr Suffix kNoSuffix{kNone, 0};
+
+// Of two siblings, whether the first is the more frequent one.
+bool precedes(const Node& a, const Node& b) { return a.count > b.count || (a.count == b.count && a.token < b.token); }
+
+}  // namespace
+
 // Texts
 
 Index SuffixTree::add_root() {
@@ -32,12 +41,13 @@ Index SuffixTree::open(Index root) {
 void SuffixTree::append(Index text, Token token) {
   Text& t = *texts_[text];
   t.tokens.push_back(token);
-  t.places.emplace_back();
+  t.places.push_back(kNone);
+  t.links.emplace_back();
   const Index length = static_cast<Index>(t.tokens.size());
   const Index deepest = length > max_depth_ ? length - max_depth_ : 0;  // becomes max_depth long at most now
   if (length >= max_depth_ && deepest >= t.removed && deepest + 1 < length) {
     // From now on it rests for good: behind those that may still move.
-    const Index i = t.places[deepest].node;
+    const Index i = t.places[deepest];
     leave({text, deepest});
     rest({text, deepest}, i);
   }
@@ -52,6 +62,7 @@ void SuffixTree::close(Index text) {
   t.open = false;
   t.tokens.shrink_to_fit();
   t.places.shrink_to_fit();
+  t.links.shrink_to_fit();
 }
 
 void SuffixTree::remove_first(Index text) {
@@ -78,20 +89,48 @@ size_t SuffixTree::longest_match(Index text) const {
 
 Index SuffixTree::match(Index text, size_t m) const {
   const Text& t = *texts_[text];
-  return t.places[t.tokens.size() - m].node;
+  return t.places[t.tokens.size() - m];
 }
 
-Index SuffixTree::best_child(Index i) {
+Index SuffixTree::best_child(Index i, float least) {
   Node& n = at(i);
   if (n.best == kNone) {
-    Index best = n.first_child;
-    for (Index c = best; c != kNone; c = node(c).next) {
-      const Node &a = node(c), &b = node(best);
-      if (a.count > b.count || (a.count == b.count && a.token < b.token)) best = c;
+    if (n.rival < least) return kNone;
+    n.rival = 0;
+    n.best = n.first_child;
+    for (Index c = node(n.best).next; c != kNone; c = node(c).next) {
+      const bool wins = precedes(node(c), node(n.best));
+      n.rival = std::max(n.rival, wins ? node(n.best).count : node(c).count);
+      if (wins) n.best = c;
     }
-    n.best = best;
   }
-  return n.best;
+  return node(n.best).count < least ? kNone : n.best;
+}
+
+void SuffixTree::prefetch_stage(int stage, Index text, Token next) const {
+  const Text& t = *texts_[text];
+  if (stage == 0) {
+    prefetch(&t);
+    return;
+  }
+  const size_t length = t.tokens.size(), deepest = length >= max_depth_ ? length - max_depth_ + 1 : 0;
+  const size_t from = std::max<size_t>({t.active, t.removed, deepest});
+  constexpr size_t kLine = 64 / sizeof(Index);
+  for (size_t start = from; start < length; start += stage == 1 ? kLine : 1) {
+    if (stage == 1) {
+      prefetch(&t.places[start]);
+      continue;
+    }
+    const Node& n = node(t.places[start]);
+    if (stage == 2) {
+      prefetch(&n);
+    } else if (length - start >= n.depth) {
+      prefetch(children_.first_slot(ChildTable::hash(t.places[start], next)));
+    } else {
+      prefetch(texts_[n.witness.text].get());
+    }
+  }
+  if (stage == 3 && length > 0) prefetch(children_.first_slot(ChildTable::hash(t.root, next)));
 }
 
 // Growth
@@ -99,7 +138,7 @@ Index SuffixTree::best_child(Index i) {
 // One step of a suffix along its text, whose last token is `token`. True if it has a leaf of its own now.
 bool SuffixTree::advance(Suffix s, Token token) {
   const uint32_t depth = static_cast<uint32_t>(depth_of(s) - 1);  // before the step
-  Index i = depth == 0 ? texts_[s.text]->root : place(s).node;
+  Index i = depth == 0 ? texts_[s.text]->root : place(s);
   if (depth < node(i).depth) {
     const Token expected = label(node(i), depth);
     if (expected == token) return leaf(node(i)) && node(i).witness == s;
@@ -141,7 +180,7 @@ Index SuffixTree::split(Index i, uint32_t depth) {
   replace_child(n.parent, i, upper);
   Suffix s = n.first;
   while (s.text != kNone && depth_of(s) < max_depth_) {
-    const Suffix next = place(s).next;
+    const Suffix next = link(s).next;
     if (depth_of(s) <= depth) {
       leave(s);
       rest(s, upper);
@@ -172,23 +211,26 @@ void SuffixTree::enter(Index parent, Index child) {
   Node &p = at(parent), &c = at(child);
   ++p.continued;
   ++c.count;
-  if (p.best == kNone) return;
-  const Node& b = node(p.best);
-  if (c.count > b.count || (c.count == b.count && c.token < b.token)) p.best = child;
+  if (p.best == child) return;
+  if (p.best == kNone || !precedes(c, node(p.best))) {
+    p.rival = std::max(p.rival, c.count);
+  } else {
+    p.rival = std::max(p.rival, node(p.best).count);
+    p.best = child;
+  }
 }
 
 // Removal
 
 void SuffixTree::remove(Suffix s) {
-  Index i = place(s).node;
+  Index i = place(s);
   leave(s);
-  place(s).node = kNone;
   while (at(i).parent != kNone) {
     Node& n = at(i);
     const Index parent = n.parent;
     --n.count;
     --at(parent).continued;
-    if (at(parent).best == i) at(parent).best = kNone;
+    if (at(parent).best == i && n.count <= at(parent).rival) at(parent).best = kNone;
     if (n.count == 0) {
       remove_child(parent, i);
       release(i);
@@ -227,7 +269,7 @@ void SuffixTree::find_witness(Index i) {
   }
   n.witness = n.last;  // if any reaches max_depth, the last does
   if (depth_of(n.last) >= max_depth_) return;
-  for (Suffix s = n.first; s.text != kNone; s = place(s).next)
+  for (Suffix s = n.first; s.text != kNone; s = link(s).next)
     if (depth_of(s) > depth_of(n.witness)) n.witness = s;
 }
 
@@ -252,8 +294,8 @@ Index SuffixTree::create() {
   ++num_nodes_;
   Node& n = at(i);
   n.first_child = n.next = n.previous = n.best = kNone;
-  n.count = n.continued = 0;
-  n.first = n.last = n.witness = Suffix{};
+  n.count = n.continued = n.rival = 0;
+  n.first = n.last = n.witness = kNoSuffix;
   return i;
 }
 
@@ -300,32 +342,33 @@ void SuffixTree::replace_child(Index parent, Index child, Index by) {
 // Suffixes at max_depth are kept behind the others, so that a split need not look at them.
 void SuffixTree::rest(Suffix s, Index i) {
   Node& n = at(i);
-  Place& p = place(s);
-  p.node = i;
+  Link& l = link(s);
+  place(s) = i;
   if (depth_of(s) >= max_depth_) {
-    p.previous = n.last;
-    p.next = {};
-    (n.last.text == kNone ? n.first : place(n.last).next) = s;
+    l = {kNoSuffix, n.last};
+    (n.last.text == kNone ? n.first : link(n.last).next) = s;
     n.last = s;
   } else {
-    p.next = n.first;
-    p.previous = {};
-    (n.first.text == kNone ? n.last : place(n.first).previous) = s;
+    l = {n.first, kNoSuffix};
+    (n.first.text == kNone ? n.last : link(n.first).previous) = s;
     n.first = s;
   }
 }
 
 void SuffixTree::leave(Suffix s) {
-  const Place& p = place(s);
-  Node& n = at(p.node);
-  (p.previous.text == kNone ? n.first : place(p.previous).next) = p.next;
-  (p.next.text == kNone ? n.last : place(p.next).previous) = p.previous;
+  const Link& l = link(s);
+  Node& n = at(place(s));
+  (l.previous.text == kNone ? n.first : link(l.previous).next) = l.next;
+  (l.next.text == kNone ? n.last : link(l.next).previous) = l.previous;
 }
 
 size_t SuffixTree::bytes() const {
   size_t sum = pages_.size() * kPage * sizeof(Node) + free_nodes_.capacity() * sizeof(Index) + children_.bytes();
-  for (const auto& text : texts_)
-    if (text) sum += text->tokens.capacity() * sizeof(Token) + text->places.capacity() * sizeof(Place) + sizeof(Text);
+  for (const auto& t : texts_) {
+    if (!t) continue;
+    sum += t->tokens.capacity() * sizeof(Token) + t->places.capacity() * sizeof(Index);
+    sum += t->links.capacity() * sizeof(Link) + sizeof(Text);
+  }
   return sum + texts_.capacity() * sizeof(texts_[0]);
 }
 

@@ -14,10 +14,20 @@ using Token = int32_t;
 using Index = uint32_t;
 constexpr Index kNone = 0xFFFFFFFF;
 
+// Nothing of the trees is in the processor's caches when a step begins: the model's weights went through them. What a
+// step will read is therefore asked for early, for all sequences at once.
+inline void prefetch(const void* address) {
+#if defined(__GNUC__) || defined(__clang__)
+  __builtin_prefetch(address);
+#else
+  (void)address;
+#endif
+}
+
 // The suffix of a text that begins at token `start`.
 struct Suffix {
-  Index text = kNone;
-  Index start = 0;
+  Index text;  // kNone: no suffix
+  Index start;
   bool operator==(const Suffix& other) const { return text == other.text && start == other.start; }
 };
 
@@ -28,6 +38,7 @@ struct alignas(64) Node {
   Index first_child;       // kNone: a leaf
   Index next, previous;    // siblings
   Index best;              // the child with the largest count (the lowest token on ties); kNone: not known now
+  uint32_t rival;          // no other child has a larger count than this
   uint32_t count;          // suffixes that reach the first token of the label
   uint32_t continued;      // those that reach a child
   uint32_t depth;          // tokens from the root to its end; a leaf's label ends where its witness does
@@ -70,7 +81,8 @@ class SuffixTree {
   Index match(Index text, size_t m) const;
 
   const Node& node(Index i) const { return pages_[i / kPage][i % kPage]; }
-  Index best_child(Index i);
+  // The child with the largest count, the lowest token on ties; kNone if no child's count reaches `least`.
+  Index best_child(Index i, float least);
   // Token number `depth` of the paths through leaf or label `i`, or -1 behind the end of its witness.
   Token label(const Node& node, size_t depth) const {
     const std::vector<Token>& tokens = texts_[node.witness.text]->tokens;
@@ -78,15 +90,18 @@ class SuffixTree {
     return at < tokens.size() ? tokens[at] : -1;
   }
 
+  // Asks for the memory that `append(text, next)` will read. Each stage reads what the one before asked for.
+  static constexpr int kPrefetchStages = 4;
+  void prefetch_stage(int stage, Index text, Token next) const;
+
   size_t num_nodes() const { return num_nodes_; }
   size_t bytes() const;
 
  private:
-  static constexpr size_t kPage = 512;
+  static constexpr size_t kPage = 1024;
 
-  struct Place {
-    Index node = kNone;  // where the suffix rests
-    Suffix next, previous;  // others that rest there
+  struct Link {
+    Suffix next, previous;
   };
   struct Text {
     Index root;
@@ -94,11 +109,13 @@ class SuffixTree {
     Index removed = 0;  // leading suffixes that are not in the tree any more
     Index active = 0;  // suffixes before this one either are at max_depth or grow with a leaf of their own
     std::vector<Token> tokens;
-    std::vector<Place> places;
+    std::vector<Index> places;  // for each suffix, the node in which it rests
+    std::vector<Link> links;  // and the others that rest there
   };
 
   Node& at(Index i) { return pages_[i / kPage][i % kPage]; }
-  Place& place(Suffix s) { return texts_[s.text]->places[s.start]; }
+  Index& place(Suffix s) { return texts_[s.text]->places[s.start]; }
+  Link& link(Suffix s) { return texts_[s.text]->links[s.start]; }
   size_t depth_of(Suffix s) const;
   bool leaf(const Node& node) const { return node.first_child == kNone; }
 
