@@ -25,7 +25,7 @@ LAYERS = [
     {"adapters", "models"},
     {"backends"},
     {"quantization", "sampling", "distributed"},
-    {"_cpu", "errors", "_version"},
+    {"_cpu", "_suffix", "errors", "_version"},
 ]
 HEIGHT = {room: -row for row, rooms in enumerate(LAYERS) for room in rooms}
 

@@ -184,4 +184,6 @@ def test_a_run_of_one_token_costs_as_little_as_other_text() -> None:
         tree.append(text, 7)
     assert tree.num_nodes == 2
     tree.append(text, 8)
-    assert tree.num_nodes == 2 + 63 + 64  # 63 places to part from the run, a leaf for each of the 64 suffixes ending in 8
+    assert (
+        tree.num_nodes == 2 + 63 + 64
+    )  # 63 places to part from the run, a leaf for each of the 64 suffixes ending in 8

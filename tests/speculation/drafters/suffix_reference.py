@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 
+import numpy as np
+
 Path = tuple[int, ...]
 
 
@@ -49,30 +51,46 @@ class NaiveTree:
 
 
 def best_draft(
-    trees: list[tuple[Counter[Path], list[int]]],
-    max_depth: int,
-    length: int,
-    max_factor: float,
-    min_probability: float,
-) -> tuple[float, int, list[int]]:
-    """Score, match length and tokens of the best draft. Each tree: counts of substrings, and the tokens to follow."""
-    best: tuple[float, int, list[int]] = (0.0, 0, [])
-    for counts, tokens in trees:
+    trees: list[tuple[Counter[Path], list[int]]], max_depth: int, length: int, max_factor: float, least: float
+) -> list[int]:
+    """The draft with the best score. Each tree: counts of substrings, and the tokens to follow. ``least``: smallest
+    probability of a path. Single precision, as the index has it: ties must be the same ties."""
+    best: tuple[float, int] = (0.0, 0)
+    tokens: list[int] = []
+    for counts, text in trees:
         following: dict[Path, dict[int, int]] = defaultdict(dict)
         for path, count in counts.items():
             following[path[:-1]][path[-1]] = count
-        for match in range(min(len(tokens), max_depth - 1), 0, -1):
-            path, score, probability, drafted = tuple(tokens[-match:]), 0.0, 1.0, []
-            while len(drafted) < min(length, int(max_factor * match)) and following[path]:
-                assert len(path) < max_depth, "the reference does not look beyond the depth of the trees"
-                ways = following[path]
-                token = min(ways, key=lambda t: (-ways[t], t))
-                probability *= ways[token] / sum(ways.values())
-                if probability < min_probability:
-                    break
-                score += probability
-                drafted.append(token)
-                path = (*path, token)
-            if drafted and (score, match) > best[:2]:
-                best = (score, match, drafted)
-    return best
+        for match in tried_matches(following, text, max_depth):
+            drafted, score = most_frequent_path(following, tuple(text[-match:]), match, length, max_factor, least)
+            assert match + len(drafted) <= max_depth, "the reference does not look beyond the depth of the trees"
+            if drafted and (score, match) > best:
+                best, tokens = (score, match), drafted
+    return tokens
+
+
+def tried_matches(following: dict[Path, dict[int, int]], text: list[int], max_depth: int) -> list[int]:
+    """From the longest match on, each about a quarter shorter than the one before."""
+    lengths = [m for m in range(1, min(len(text), max_depth - 1) + 1) if following.get(tuple(text[-m:]))]
+    tried, match = [], max(lengths, default=0)
+    while match > 0:
+        tried.append(match)
+        match -= max(1, match // 4)
+    return tried
+
+
+def most_frequent_path(
+    following: dict[Path, dict[int, int]], path: Path, match: int, length: int, max_factor: float, least: float
+) -> tuple[list[int], float]:
+    drafted: list[int] = []
+    score, probability = np.float32(0.0), np.float32(1.0)
+    while len(drafted) < min(length, int(max_factor * match)) and following.get(path):
+        ways = following[path]
+        token = min(ways, key=lambda t: (-ways[t], t))
+        probability *= np.float32(ways[token]) / np.float32(sum(ways.values()))
+        if probability < least:
+            break
+        score += probability
+        drafted.append(token)
+        path = (*path, token)
+    return drafted, float(score)
