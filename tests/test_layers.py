@@ -26,7 +26,7 @@ LAYERS = [
     {"kv"},
     {"backends"},
     {"quantization", "sampling", "distributed"},
-    {"_cpu", "errors", "_version"},
+    {"_cpu", "_suffix", "errors", "_version"},
 ]
 HEIGHT = {room: -row for row, rooms in enumerate(LAYERS) for room in rooms}
 

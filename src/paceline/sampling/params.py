@@ -86,6 +86,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
             self._validate_id(token, vocab_size, "logit_bias")
         for token in self.stop_token_ids:
             self._validate_id(token, vocab_size, "stop_token_ids")
+        for token in {token for ids in self.choice_ids for token in ids}:
+            self._validate_id(token, vocab_size, "choice")
 
     @staticmethod
     def _validate_id(token: int, vocab_size: int | None, param: str) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from paceline.sampling.grammar import Allowed
 from paceline.sampling.state import Counts, Ids, SamplingState
 
 Row = npt.NDArray[np.float32]
@@ -46,6 +47,13 @@ def mask(row: Row, tokens: Ids | Sequence[int]) -> None:
     row[tokens] = -np.inf
 
 
+def restrict(row: Row, allowed: Allowed) -> None:
+    """Makes all other tokens impossible."""
+    kept = row[allowed]
+    row.fill(-np.inf)
+    row[allowed] = kept
+
+
 def finished_phrases(phrases: Sequence[Sequence[int]], output_tail: Sequence[int]) -> list[int]:
     """Last tokens of those ``phrases`` (two tokens or more) whose other tokens end ``output_tail``."""
     tail = tuple(output_tail)
@@ -64,5 +72,7 @@ def edit(row: Row, state: SamplingState, draft: Sequence[int] = ()) -> None:
         mask(row, state.banned)
     if state.tail_length and (ends := finished_phrases(state.phrases, (*state.tail, *draft))):
         mask(row, ends)
-    if state.num_outputs + len(draft) < params.min_tokens:
+    if state.num_outputs + len(draft) < params.min_tokens and not state.ends(draft):
         mask(row, state.stop_ids)
+    if state.grammar is not None and (allowed := state.grammar.allowed(draft)) is not None:
+        restrict(row, allowed)

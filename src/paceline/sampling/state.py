@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+from paceline.sampling.grammar import ChoiceMatcher, GrammarMatcher
 from paceline.sampling.params import SamplingParams
 
 Ids = npt.NDArray[np.int64]
@@ -72,6 +73,7 @@ class SamplingState:
         "bias_values",
         "counts",
         "edited",
+        "grammar",
         "index",
         "num_outputs",
         "num_tokens",
@@ -96,6 +98,7 @@ class SamplingState:
     phrases: tuple[tuple[int, ...], ...]  # bad words of several tokens
     tail: tuple[int, ...]  # the last output tokens, as many as a phrase can need
     tail_length: int
+    grammar: GrammarMatcher | None  # the form that the output must have
     stop_ids: Ids  # masked while there are fewer than min_tokens outputs
 
     def __init__(
@@ -105,7 +108,7 @@ class SamplingState:
         prompt_ids: Sequence[int],
         vocab_size: int,
         output_ids: Sequence[int] = (),
-        eos_ids: Iterable[int] = (),
+        eos_ids: Collection[int] = (),
         seed: int | None = None,
         index: int = 0,
     ) -> None:
@@ -126,6 +129,9 @@ class SamplingState:
         self.tail_length = max((len(word) - 1 for word in self.phrases), default=0)
         self.tail = ()
         self.stop_ids = ids({*params.stop_token_ids, *(() if params.ignore_eos else eos_ids)})
+        # Ending is part of the form: end-of-sequence ids choose it even where ``ignore_eos`` is set.
+        eos = [i for i in eos_ids if 0 <= i < vocab_size]
+        self.grammar = ChoiceMatcher(params.choice_ids, eos) if params.choice_ids else None
         self.counts = None
         if params.repetition_penalty != 1.0:
             self.counts = TokenCounts(i for i in prompt_ids if 0 <= i < vocab_size)
@@ -140,6 +146,9 @@ class SamplingState:
         if self.counts is not None:
             for token in token_ids:
                 self.counts.add(token)
+        if self.grammar is not None:
+            for token in token_ids:
+                self.grammar.advance(token)
         if self.tail_length:
             self.tail = (*self.tail, *token_ids)[-self.tail_length :]
         self.edited = (
@@ -148,4 +157,10 @@ class SamplingState:
             or len(self.bias_ids) > 0
             or len(self.banned) > 0
             or self.tail_length > 0
+            or self.grammar is not None
         )
+
+    def ends(self, draft: Sequence[int] = ()) -> bool:
+        """Whether the form of the output leaves nothing that could follow, as if ``draft`` had been emitted: the text
+        ends there, whatever ``ignore_eos`` and ``min_tokens`` say."""
+        return self.grammar is not None and self.grammar.ends(draft)

@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 
 from paceline.backends.base import IntArray
+from paceline.sampling.grammar import GrammarMatcher
 from paceline.sampling.params import SamplingParams
 from paceline.speculation.draft import Draft
 
@@ -38,6 +39,10 @@ class SequenceView(Protocol):
     @property
     def token_ids(self) -> IntArray:
         """All known tokens, int32 ``[length]``: a view, valid until the sequence grows."""
+
+    @property
+    def grammar(self) -> GrammarMatcher | None:
+        """The form that its output must have, as far as its known tokens; None: it is free."""
 
 
 @dataclass(slots=True)

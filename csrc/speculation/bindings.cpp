@@ -1,0 +1,125 @@
+// The native module `paceline._suffix`: one call a step for all sequences.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <algorithm>
+#include <functional>
+#include <stdexcept>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "suffix_index.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+using namespace paceline;
+
+namespace {
+
+SuffixLimits limits(int max_depth, int64_t max_cached_tokens, float max_factor, float min_probability) {
+  if (max_depth < 1) throw std::invalid_argument("max_depth must be at least 1, got " + std::to_string(max_depth));
+  if (max_cached_tokens < 0)
+    throw std::invalid_argument("max_cached_tokens must be at least 0, got " + std::to_string(max_cached_tokens));
+  return {static_cast<uint32_t>(max_depth), static_cast<uint64_t>(max_cached_tokens), max_factor, min_probability};
+}
+
+template <class T, class Make>
+nb::object tuple_of(const T* values, int count, Make make) {
+  nb::object out = nb::steal(PyTuple_New(count));
+  for (int i = 0; i < count; ++i) PyTuple_SET_ITEM(out.ptr(), i, make(values[i]));
+  return out;
+}
+
+nb::object draft_of(const SuffixDraft& draft) {
+  if (draft.size == 0) return nb::none();
+  nb::object tokens = tuple_of(draft.tokens, draft.size, [](Token t) { return PyLong_FromLong(t); });
+  nb::object confidence = tuple_of(draft.confidence, draft.size, [](float c) { return PyFloat_FromDouble(c); });
+  return nb::make_tuple(tokens, confidence);
+}
+
+void extend(SuffixIndex& index, int sequence, const std::vector<Token>& tokens) {
+  index.extend(sequence, tokens.data(), tokens.size());
+}
+
+// Feeds `counts[i]` of `tokens` to sequence `i` of `sequences`, then asks for at most `lengths[i]` of its next ones
+// (0: not asked).
+nb::list step(SuffixIndex& index, const std::vector<int>& sequences, const std::vector<Token>& tokens,
+              const std::vector<int>& counts, const std::vector<int>& lengths) {
+  if (counts.size() != sequences.size() || lengths.size() != sequences.size())
+    throw std::invalid_argument("there must be a count and a length for each sequence");
+  size_t used = 0;
+  std::vector<Token> next;
+  for (int count : counts) {
+    if (count < 0 || used + count > tokens.size()) throw std::invalid_argument("counts exceed the tokens");
+    next.push_back(count > 0 ? tokens[used] : 0);
+    used += count;
+  }
+  index.prefetch_step(sequences, next);
+  used = 0;
+  for (size_t i = 0; i < sequences.size(); ++i) {
+    index.extend(sequences[i], tokens.data() + used, counts[i]);
+    used += counts[i];
+  }
+  nb::list drafts;
+  for (size_t i = 0; i < sequences.size(); ++i)
+    drafts.append(lengths[i] > 0 ? draft_of(index.propose(sequences[i], lengths[i])) : nb::none());
+  return drafts;
+}
+
+// Every node of the tree under `root`: (tokens of its path, count, continued), in the order of the paths.
+std::vector<std::tuple<std::vector<Token>, uint32_t, uint32_t>> nodes(SuffixTree& tree, Index root) {
+  std::vector<std::tuple<std::vector<Token>, uint32_t, uint32_t>> found;
+  std::vector<Token> path;
+  const std::function<void(Index)> visit = [&](Index i) {
+    const Node& n = tree.node(i);
+    const size_t above = path.size();
+    if (i != root) {
+      for (size_t depth = above; depth < n.depth && tree.label(n, depth) >= 0; ++depth)
+        path.push_back(tree.label(n, depth));
+      found.emplace_back(path, n.count, n.continued);
+    }
+    for (Index c = n.first_child; c != kNone; c = tree.node(c).next) visit(c);
+    path.resize(above);
+  };
+  visit(root);
+  std::sort(found.begin(), found.end());
+  return found;
+}
+
+}  // namespace
+
+NB_MODULE(_suffix, m) {
+  m.attr("MAX_DRAFT") = kMaxDraft;
+  nb::class_<SuffixIndex>(m, "SuffixIndex")
+      .def("__init__", [](SuffixIndex* self, int max_depth, int64_t max_cached_tokens, float max_factor,
+                          float min_probability) {
+             new (self) SuffixIndex(limits(max_depth, max_cached_tokens, max_factor, min_probability));
+           }, "max_depth"_a, "max_cached_tokens"_a, "max_factor"_a, "min_probability"_a)
+      .def("open", &SuffixIndex::open, "adapter"_a, "sibling"_a, "first"_a, "recent_first"_a, "output_first"_a)
+      .def("extend", &extend, "sequence"_a, "tokens"_a)
+      .def("close", &SuffixIndex::close, "sequence"_a)
+      .def("step", &step, "sequences"_a, "tokens"_a, "counts"_a, "lengths"_a)
+      .def_prop_ro("num_cached", &SuffixIndex::num_cached)
+      .def_prop_ro("num_sequences", &SuffixIndex::num_sequences)
+      .def_prop_ro("bytes", &SuffixIndex::bytes);
+
+  // The tree alone, for tests.
+  nb::class_<SuffixTree>(m, "SuffixTree")
+      .def("__init__", [](SuffixTree* self, uint32_t max_depth, size_t segments) {
+             new (self) SuffixTree(max_depth, segments);
+           }, "max_depth"_a, "segments"_a = 1)
+      .def("add_root", &SuffixTree::add_root)
+      .def("drop_root", &SuffixTree::drop_root, "root"_a)
+      .def("open", &SuffixTree::open, "root"_a)
+      .def("append", &SuffixTree::append, "text"_a, "token"_a)
+      .def("close", &SuffixTree::close, "text"_a)
+      .def("remove_first", &SuffixTree::remove_first, "text"_a)
+      .def("drop", &SuffixTree::drop, "text"_a)
+      .def("longest_match", &SuffixTree::longest_match, "text"_a)
+      .def("nodes", &nodes, "root"_a)
+      .def_prop_ro("num_nodes", &SuffixTree::num_nodes)
+      .def_prop_ro("bytes", &SuffixTree::bytes);
+}
