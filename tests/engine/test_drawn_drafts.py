@@ -27,6 +27,7 @@ from paceline.engine.sequence import Sequence
 from paceline.sampling.sampler import NOT_FINITE, Sampler, SampleRow
 from paceline.sampling.state import SamplingState
 from paceline.speculation.draft import Distribution, Draft
+from paceline.speculation.drafters.base import Progress
 from paceline.speculation.noise import StepNoise
 from paceline.speculation.options import SpeculationOptions
 
@@ -43,11 +44,15 @@ def next_logits(tokens: Seq[int]) -> torch.Tensor:
 class DrawingDrafter:
     """Draws from a flattened and truncated copy of the target, chains or trees of two branches."""
 
+    name = "drawing"
+    cheap = False
+    layers = ()
+
     def __init__(self, shape: str = "chain", length: int = 3, coupled: bool = False) -> None:
         self.shape, self.length, self.coupled = shape, length, coupled
         self.offered = 0
 
-    def propose(self, sequences: Seq[Sequence]) -> list[Draft | None]:
+    def propose(self, sequences: Seq[Sequence], lengths: Seq[int]) -> list[Draft | None]:
         return [self.draft(sequence) for sequence in sequences]
 
     def draft(self, sequence: Sequence) -> Draft:
@@ -69,14 +74,17 @@ class DrawingDrafter:
                 distributions.append(q)
         self.offered += 1
         shape = tuple(parents) if self.shape == "tree" else None
-        return Draft(tuple(tokens), "drawing", shape, distributions=tuple(distributions))
+        return Draft(tuple(tokens), self.name, shape, distributions=tuple(distributions))
 
     def q(self, context: Seq[int]) -> Distribution:
         values, ids = next_logits(context).double().topk(4)
         order = ids.argsort()
         return ids[order].numpy(), values[order].mul(0.5).softmax(0).numpy()
 
-    def observe(self, sequences: Seq[Sequence], accepted: Seq[Seq[int]]) -> None:
+    def observe(self, progress: Seq[Progress]) -> None:
+        pass
+
+    def forget(self, sequence: Sequence) -> None:
         pass
 
 
