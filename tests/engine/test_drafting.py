@@ -60,7 +60,7 @@ def test_a_request_may_switch_speculation_off() -> None:
 
 def test_an_unknown_drafter_is_refused_with_those_that_there_are() -> None:
     engine, _ = make_engine(drafter=ScriptedDrafter({}))
-    with pytest.raises(InvalidRequestError, match="no drafter 'magic' here \\(scripted\\)"):
+    with pytest.raises(InvalidRequestError, match="no drafter 'magic'; it has: scripted"):
         engine.add(make_request("r", [1], speculative=Speculative(drafters=("magic",))))
     engine, _ = make_engine()
     with pytest.raises(InvalidRequestError, match="speculation is off"):

@@ -19,7 +19,6 @@ from paceline.errors import InvalidRequestError, OverloadedError
 from paceline.kv.cache import KVCache
 from paceline.models.spec import ModelSpec
 from paceline.models.tokenizer import ids_of
-from paceline.sampling.params import SamplingParams
 from paceline.sampling.sampler import Sampler
 from paceline.speculation.decision import DraftController
 from paceline.speculation.drafters.base import Progress
@@ -221,20 +220,11 @@ class Engine:
                 f"the prompt has {length} tokens and {asked}: a sequence holds at most {limit} tokens here{why}",
                 "prompt" if length >= limit else "max_tokens",
             )
-        self._check_drafters(params)
+        if params.speculative is not None:
+            params.speculative.check_drafters(self.drafter_names)
         in_flight = len(self.scheduler.running) + self.scheduler.num_waiting
         if in_flight >= self.config.max_queue + self.config.max_running:
             raise OverloadedError(f"the queue is full: {self.scheduler.num_waiting} sequences wait")
-
-    def _check_drafters(self, params: SamplingParams) -> None:
-        wish = params.speculative
-        names = self.drafter_names
-        for name in (wish and wish.drafters) or ():
-            if name not in names:
-                have = ", ".join(names) or "none, speculation is off"
-                raise InvalidRequestError(
-                    f"speculative.drafters: there is no drafter {name!r} here ({have})", "speculative"
-                )
 
     def _count_rows(self, planned: list[Sequence]) -> int:
         rows = drafts = prompt = 0
@@ -262,8 +252,7 @@ class Engine:
             self._stats.generation_tokens += count
             if self.drafting is not None and sequence.draft_rows:
                 self.drafting.count(sequence, accepted)
-            wish = sequence.params.speculative
-            if wish is not None and wish.report:
+            if sequence.params.wants_report:
                 speculation = self._report(sequence, accepted, count, seconds)
             sequence.append(token_ids)
             assert sequence.sampling is not None
@@ -283,7 +272,7 @@ class Engine:
         delta.speculation = speculation
         if result.logprobs is not None:
             delta.logprobs = result.logprobs[: len(token_ids)]
-        if reason == "stop":
+        if reason == "stop" and token_ids[-1] in sequence.stop_ids:
             delta.stop_token = token_ids[-1]
         if not sequence.reported:
             self._introduce(sequence, delta)

@@ -13,14 +13,20 @@ import torch
 from paceline.backends.base import Backend
 from paceline.backends.registry import get_backend
 from paceline.engine import machine
-from paceline.engine.config import EngineConfig
+from paceline.engine.config import EngineConfig, Machine, resolve
 from paceline.engine.engine import Engine
 from paceline.engine.messages import Choice, EngineReady
 from paceline.engine.options import EngineOptions
 from paceline.errors import PacelineError
-from paceline.models.loading import load_model
+from paceline.kv.sizing import cache_bytes
+from paceline.models.loading import LoadedModel, load_model
 from paceline.models.sources import resolve_model
 from paceline.models.tokenizer import ids_of
+from paceline.speculation.controller import Controller
+from paceline.speculation.costs import StepCosts
+from paceline.speculation.drafters.model_loading import Target
+from paceline.speculation.drafters.registry import open_drafters
+from paceline.speculation.options import OFF
 
 
 def build_in_own_process(options: EngineOptions) -> tuple[Engine, EngineReady]:
@@ -41,7 +47,12 @@ def build_engine(options: EngineOptions, own_process: bool = False) -> tuple[Eng
         torch.set_num_threads(1 if backend.name == "cpu" else threads)
     model = load_model(path, backend, context_length=options.context_length)
     config = EngineConfig(**{field.name: getattr(options, field.name) for field in fields(EngineConfig)})
-    engine = Engine(model, backend, config, eos_ids=eos_ids(path, model.config))
+    limits = Machine(machine.free_memory(), machine.usable_cores())
+    controller, reasons = open_controller(config, model, path, backend, limits)
+    engine = Engine(model, backend, config, eos_ids=eos_ids(path, model.config), controller=controller, limits=limits)
+    if controller is not None:
+        controller.costs = StepCosts(engine.time_steps())
+        reasons.append(cost_choice(controller.costs))
     ready = EngineReady(
         model=source.name,
         path=str(path),
@@ -50,7 +61,8 @@ def build_engine(options: EngineOptions, own_process: bool = False) -> tuple[Eng
         vocab_size=model.spec.vocab_size,
         max_queue=engine.config.max_queue,
         max_running=engine.config.max_running,
-        choices=[*choices, *engine.choices],
+        choices=[*choices, *engine.choices, *reasons],
+        drafters=list(engine.drafter_names),
     )
     return engine, ready
 
@@ -72,3 +84,33 @@ def eos_ids(path: Path, config: Mapping[str, Any]) -> frozenset[int]:
     generation = path / "generation_config.json"
     configs = [config, json.loads(generation.read_text()) if generation.is_file() else {}]
     return frozenset(token for part in configs for token in ids_of(part.get("eos_token_id")))
+
+
+def open_controller(
+    config: EngineConfig, model: LoadedModel, path: Path, backend: Backend, limits: Machine
+) -> tuple[Controller | None, list[Choice]]:
+    """The controller with the drafters that the options ask for, and why these. None: speculation is off."""
+    wishes = config.speculation
+    wishes.validate()
+    if wishes.speculate == OFF:
+        return None, [Choice("speculation", "off", "as configured")]
+    cache = model.spec.cache_spec(config.kv_cache_dtype)
+    resolved, _ = resolve(config, cache, model.spec.context_length, limits, model.weights_bytes)
+    target = Target(
+        path=path,
+        vocab_size=model.spec.vocab_size,
+        context_length=resolved.context_length,
+        cache_tokens=max(resolved.num_blocks) * cache.block_size,
+        cache_bytes=cache_bytes(cache, resolved.num_blocks),
+        max_sequences=resolved.max_running,
+    )
+    made = list(open_drafters(wishes, target, backend))
+    controller = Controller([drafter for _, (drafter, _) in made], coupled=wishes.sampling == "coupled")
+    return controller, [Choice(f"drafter {name}", "on", reason) for name, (_, reason) in made]
+
+
+def cost_choice(costs: StepCosts) -> Choice:
+    """What the machine says about speculation, for the banner."""
+    one = costs.seconds(1)
+    ratios = ", ".join(f"{rows} rows {costs.seconds(rows) / one:.2f} x" for rows in (2, 4, 8, 16, 32))
+    return Choice("draft length", "decided in every step", f"measured, against one row ({one * 1e3:.1f} ms): {ratios}")

@@ -9,6 +9,7 @@ import numpy as np
 from paceline.backends.base import IntArray
 from paceline.engine.messages import FinishReason, Request, TokenLogprobs
 from paceline.kv.cache import BlockTable
+from paceline.sampling.grammar import GrammarMatcher
 from paceline.sampling.sampler import SampleRow
 from paceline.speculation.draft import Draft
 
@@ -113,6 +114,11 @@ class Sequence:
         return self.request.adapter
 
     @property
+    def grammar(self) -> GrammarMatcher | None:
+        """The form of its output; None before it first samples, or where it is free."""
+        return None if self.sampling is None else self.sampling.state.grammar
+
+    @property
     def class_rank(self) -> int:
         return self.order[0]
 
@@ -160,9 +166,11 @@ class Sequence:
 
     def ending(self, token_ids: list[int]) -> tuple[int, FinishReason | None]:
         """How many of these next tokens the sequence takes, and why it ends there (None: it goes on)."""
-        length = self.length
+        length, grammar = self.length, self.grammar
         for count, token in enumerate(token_ids, 1):
             if token in self.stop_ids and length + count >= self.min_end:
+                return count, "stop"
+            if grammar is not None and grammar.ends(token_ids[:count]):
                 return count, "stop"
             if length + count >= self.end:
                 return count, "length"

@@ -2,55 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 
 from paceline.backends.base import Backend
 from paceline.errors import InvalidRequestError
-from paceline.models.spec import ModelSpec
+from paceline.speculation.draft_sampling import draw_coupled, draw_independently
 from paceline.speculation.drafters.base import Drafter
 from paceline.speculation.drafters.grammar import GrammarDrafter
+from paceline.speculation.drafters.model_loading import Target, open_model_drafter
 from paceline.speculation.drafters.ngram import NgramDrafter
 from paceline.speculation.drafters.suffix import SuffixDrafter
-from paceline.speculation.options import AUTO, OFF, SpeculationOptions
+from paceline.speculation.options import AUTO, SpeculationOptions
+
+#: A drafter, and what to say about it at start.
+Made = tuple[Drafter, str]
+Make = Callable[[SpeculationOptions, Target, Backend], Made]
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
-    """The model that is drafted for. ``tokens``: of its KV cache; ``max_running``: most sequences in one step."""
-
-    spec: ModelSpec
-    backend: Backend
-    tokens: int
-    max_running: int
-
-
-def _model(options: SpeculationOptions, target: Target) -> Drafter:
-    raise NotImplementedError
+def _model(options: SpeculationOptions, target: Target, backend: Backend) -> Made:
+    if options.draft_model is None:
+        raise InvalidRequestError("the drafter 'model' needs a draft_model", param="draft_model")
+    draw = draw_coupled if options.sampling == "coupled" else draw_independently
+    drafter, opened = open_model_drafter(options.draft_model, backend, target, draw=draw)
+    return drafter, (
+        f"{opened.name} ({opened.weights_bytes / 2**20:.0f} MiB, {opened.reason}), "
+        f"KV cache of {opened.cache_tokens} tokens, {opened.cache_bytes / 2**20:.0f} MiB"
+    )
 
 
-DRAFTERS: dict[str, Callable[[SpeculationOptions, Target], Drafter]] = {
-    "grammar": lambda options, target: GrammarDrafter(),
-    "suffix": lambda options, target: SuffixDrafter(options),
-    "ngram": lambda options, target: NgramDrafter(options),
+#: In the order in which they are asked; of equally good drafts the first one's is taken.
+DRAFTERS: dict[str, Make] = {
+    "grammar": lambda options, target, backend: (GrammarDrafter(), "tokens that a choice list forces"),
+    "suffix": lambda options, target, backend: (
+        SuffixDrafter(options),
+        f"repeats of the request and of recent answers, up to {options.suffix_max_cached_tokens} tokens of these",
+    ),
+    "ngram": lambda options, target, backend: (NgramDrafter(options), "prompt lookup"),
     "model": _model,
 }
 
 
-def chosen_names(options: SpeculationOptions) -> tuple[tuple[str, ...], str]:
-    """Drafters to make, and why these. Raises ``InvalidRequestError`` for a name that is not in ``DRAFTERS``."""
-    wish = options.speculate
-    if wish == OFF:
-        return (), "as configured"
-    if wish == AUTO:
-        names = ("grammar", "suffix") + (("model",) if options.draft_model else ())
-        return names, "everything that this model can have"
-    names = (wish,) if isinstance(wish, str) else tuple(wish)
-    for name in names:
-        if name not in DRAFTERS:
-            raise InvalidRequestError(
-                f"there is no drafter {name!r}; there are {', '.join(DRAFTERS)} (or {AUTO}, {OFF})", param="speculate"
-            )
-    if "model" in names and not options.draft_model:
-        raise InvalidRequestError("the drafter 'model' needs a draft_model", param="draft_model")
-    return tuple(dict.fromkeys(names)), "as configured"
+def open_drafters(options: SpeculationOptions, target: Target, backend: Backend) -> Iterator[tuple[str, Made]]:
+    """The drafters that the options ask for, by name. Automatically: those that cost next to nothing, and a draft model
+    that was named. ``suffix`` finds all that ``ngram`` finds."""
+    if options.speculate == AUTO:
+        names = {"grammar", "suffix"} | ({"model"} if options.draft_model else set())
+    else:
+        names = set(options.drafters)
+    for name, make in DRAFTERS.items():
+        if name in names:
+            yield name, make(options, target, backend)
