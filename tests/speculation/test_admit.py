@@ -144,7 +144,7 @@ class TestLengths:
         for sampling in (1, 2, 4, 8, 16, 32, 64, 128, 256):
             counts = admit([geometric(acceptance, 8)] * sampling, sampling, 0, costs, 4096).counts
             means.append(sum(counts) / sampling)
-        assert all(later <= earlier + 0.3 for earlier, later in zip(means, means[1:], strict=False)), means
+        assert all(later <= earlier + 0.3 for earlier, later in itertools.pairwise(means)), means
         assert means[0] >= 1
         assert means[-1] < means[0] / 2
 
@@ -224,7 +224,9 @@ class TestCausal:
         assert admit([[0.85, 0.8]], 1, 0, costs, LIMIT).counts == [2]
 
     @given(drafts, st.integers(0, 5), st.sampled_from([CONVEX_CPU, H200]))
-    def test_on_a_convex_curve_nothing_is_lost(self, survivals: list[list[float]], plain: int, costs: StepCosts) -> None:
+    def test_on_a_convex_curve_nothing_is_lost(
+        self, survivals: list[list[float]], plain: int, costs: StepCosts
+    ) -> None:
         sampling = len(survivals) + plain
         best, causal = (admit(survivals, sampling, 0, costs, LIMIT, causal=c) for c in (False, True))
         assert pace(causal) >= pace(best) * (1 - FLAT)
