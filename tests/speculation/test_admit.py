@@ -144,7 +144,7 @@ class TestLengths:
         for sampling in (1, 2, 4, 8, 16, 32, 64, 128, 256):
             counts = admit([geometric(acceptance, 8)] * sampling, sampling, 0, costs, 4096).counts
             means.append(sum(counts) / sampling)
-        assert all(later <= earlier + 0.3 for earlier, later in zip(means, means[1:], strict=False)), means
+        assert all(later <= earlier + 0.3 for earlier, later in itertools.pairwise(means)), means
         assert means[0] >= 1
         assert means[-1] < means[0] / 2
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import timeit
 from collections.abc import Callable
@@ -119,7 +120,7 @@ class TestRealSteps:
         for step in steps:
             costs.observe(*step)
         seconds = costs.span(0, 700)
-        assert all(a <= b * (1 + 1e-12) for a, b in zip(seconds, seconds[1:], strict=False))
+        assert all(a <= b * (1 + 1e-12) for a, b in itertools.pairwise(seconds))
 
     def test_its_points_start_another_curve(self) -> None:
         costs = StepCosts(CPU_POINTS)

@@ -73,8 +73,9 @@ def admit(
     ancestors, other sequences' tokens): it goes through them in that order and stops for good at the first that does
     not pay, where a row costs its part of the curve or the mean over the next ``AHEAD`` rows, whichever is less, but
     no less than a row before it. On a convex curve the result is the same. Of a jump, the tokens behind it pay an
-    eighth each; if they end before it is paid, the step is slower than without drafts by no more than the rest. One-hot drafts, and drafts coupled to the
-    target by common noise, are verified by comparison with what is sampled anyway and need none of it.
+    eighth each; if they end before it is paid, the step is slower than without drafts by no more than the rest.
+    One-hot drafts, and drafts coupled to the target by common noise, are verified by comparison with what is sampled
+    anyway and need none of it.
     """
     assert sampling >= len(survivals), f"{len(survivals)} drafts for {sampling} sequences that sample"
     base = sampling + other_rows

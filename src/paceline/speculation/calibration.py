@@ -51,7 +51,12 @@ _NUM_STATES = _PARTLY + 1 + len(_RUN_LENGTHS)
 #: Variances (of log-odds) of the parts before anything was seen, and what each gets back at an outcome. Tuned on
 #: greedy and sampled traffic of the default model; see docs/decisions.
 _DRAFTER_VARIANCE, _ADAPTER_VARIANCE, _RUN_VARIANCE, _SEQUENCE_VARIANCE = 1.0, 0.2, 1.0, 0.1
-_BIN_DRIFT, _SEQUENCE_DRIFT = 2e-5, 3e-3
+_BIN_DRIFT, _SEQUENCE_DRIFT = 1e-4, 3e-3
+#: Outcomes that were certain teach nothing and let a sequence's variance grow; a surprise behind a thousand of them
+#: must not throw it off the scale. Bounds of its variance and of its odds.
+_SEQUENCE_MOST, _ODDS_MOST = 0.3, exp(4.0)
+#: Odds of every other part stay within these.
+_LEAST, _MOST = exp(-8.0), exp(8.0)
 #: A path less likely than this teaches nothing: the quotient of two such numbers has no digits left.
 _TINY = 1e-200
 
@@ -91,15 +96,20 @@ class _Part:
         self.variance = [[variance] * columns for _ in range(rows)]
 
     def state(self) -> dict[str, Any]:
-        return {"logits": [[round(log(o), 4) for o in row] for row in self.odds], "variances": self.variance}
+        return {
+            "logits": [[round(log(o), 4) for o in row] for row in self.odds],
+            "variances": [[round(v, 6) for v in row] for row in self.variance],
+        }
 
     def load(self, state: Mapping[str, Any]) -> None:
         logits, variances = state["logits"], state["variances"]
         shape = [len(row) for row in self.odds]
         if [len(row) for row in logits] != shape or [len(row) for row in variances] != shape:
             raise ValueError(f"saved calibration has bins of another layout; {len(shape)} rows of {shape[0]} expected")
-        self.odds = [[exp(x) for x in row] for row in logits]
+        self.odds = [[min(_MOST, max(_LEAST, exp(x))) for x in row] for row in logits]
         self.variance = [[float(v) for v in row] for row in variances]
+        if not all(0 < v < 100 for row in self.variance for v in row):
+            raise ValueError("saved calibration has variances that are not between 0 and 100")
 
 
 class _Drafter:
@@ -187,16 +197,21 @@ class Calibration:
             v_bin, v_own, v_run, v_sequence = of_bins[b], of_adapted[b], run_variances[position], shift.variance
             total = 1.0 + weight * (v_bin + v_own + v_run + v_sequence)
             step, shrink = (accepted - p) / total, weight / total
-            bins[b] = bins[b] * exp(v_bin * step)
-            adapted[b] = adapted[b] * exp(v_own * step)
-            run_odds[position] = run_odds[position] * exp(v_run * step)
-            shift.odds = shift.odds * exp(v_sequence * step)
+            odds = bins[b] * exp(v_bin * step)
+            bins[b] = odds if _LEAST < odds < _MOST else min(_MOST, max(_LEAST, odds))
+            odds = adapted[b] * exp(v_own * step)
+            adapted[b] = odds if _LEAST < odds < _MOST else min(_MOST, max(_LEAST, odds))
+            odds = run_odds[position] * exp(v_run * step)
+            run_odds[position] = odds if _LEAST < odds < _MOST else min(_MOST, max(_LEAST, odds))
+            shift.odds *= exp(v_sequence * step)
             of_bins[b] = v_bin - v_bin * v_bin * shrink + _BIN_DRIFT
             of_adapted[b] = v_own - v_own * v_own * shrink + _BIN_DRIFT
             run_variances[position] = v_run - v_run * v_run * shrink + _BIN_DRIFT
-            shift.variance = v_sequence - v_sequence * v_sequence * shrink + _SEQUENCE_DRIFT
+            v_sequence += _SEQUENCE_DRIFT - v_sequence * v_sequence * shrink
+            shift.variance = v_sequence if v_sequence < _SEQUENCE_MOST else _SEQUENCE_MOST
             num_accepted += accepted
             refused = refused or not accepted
+        shift.odds = min(_ODDS_MOST, max(1.0 / _ODDS_MOST, shift.odds))
         _note(shift, num_accepted, refused)
 
     def state(self) -> dict[str, Any]:
