@@ -93,7 +93,7 @@ class World:
             rows += len(draft) if draft else 0
             sequence.tokens += taken
             self.tokens += len(taken)
-            progress.append(Progress(sequence, taken))
+            progress.append(Progress(sequence, taken, len(draft) if draft else 0))
         seconds = self.truth.seconds(rows)
         self.seconds += seconds
         self.controller.observe(progress, self.shape, rows, seconds)

@@ -157,7 +157,7 @@ class Engine:
         progress: list[Progress] = []
         start = 0
         for sequence, result in zip(planned, results, strict=True):
-            part = Progress(sequence, [], sequence.computed)
+            part = Progress(sequence, [], sequence.draft_rows, sequence.computed)
             if self.runner.hidden is not None:
                 part.rows, part.hidden = result.rows_from(start), self.runner.hidden
             start += sequence.rows + sequence.draft_rows

@@ -53,7 +53,7 @@ def _batch(spec: CacheSpec, context: int, rows: int) -> Batch:
         positions=places,
         row_starts=np.array([0, rows], dtype=np.int32),
         context_lens=np.array([context], dtype=np.int32),
-        slots=np.ascontiguousarray(np.broadcast_to(places, (groups, rows))),
-        block_tables=np.ascontiguousarray(np.broadcast_to(blocks, (groups, 1, len(blocks)))),
+        slots=np.tile(places, (groups, 1)),
+        block_tables=np.tile(blocks, (groups, 1, 1)),
         logit_rows=np.arange(rows, dtype=np.int32),
     )

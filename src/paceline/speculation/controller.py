@@ -14,28 +14,42 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
+from itertools import accumulate
+from operator import ne
 
-from paceline.speculation.admit import Admission, admit
+from paceline.speculation.admit import Admission, admit, best_first
 from paceline.speculation.calibration import Calibration, SequenceRecord, outcomes_of
 from paceline.speculation.costs import StepCosts
 from paceline.speculation.decision import Decision, StepShape
 from paceline.speculation.draft import Draft
 from paceline.speculation.drafters.base import Drafter, Progress, SequenceView
 from paceline.speculation.prospect import PROBE_LENGTH, Prospect
-from paceline.speculation.tree import by_survival
 
 Key = tuple[str, int]
+
+#: A proposal that was not verified is followed for so many tokens of the text: a single one would teach nothing of
+#: later positions, more would take too long to notice that a drafter has become good.
+SHADOW_TOKENS = 4
 
 
 @dataclass(slots=True)
 class Candidate:
-    """A proposal for one sequence and what it is thought to be worth. ``verified``: its tokens that were verified; of a
-    drawn draft nothing else can be scored."""
+    """A proposal for one sequence and what it is thought to be worth. ``drawn``: its tokens were drawn, with noise of
+    their own; then only those that were verified can be scored. ``chosen``: some of it goes into the step."""
 
     drafter: Drafter
     draft: Draft
     survival: Seq[float]
-    verified: int = 0
+    drawn: bool
+    chosen: bool = False
+
+
+@dataclass(slots=True)
+class Shadow:
+    """A proposal that was not verified, and the tokens that the sequence took in its place."""
+
+    candidate: Candidate
+    taken: list[int] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -44,6 +58,7 @@ class Track:
 
     record: SequenceRecord = field(default_factory=SequenceRecord)
     candidates: list[Candidate] = field(default_factory=list)
+    shadows: dict[str, Shadow] = field(default_factory=dict)  # by drafter
 
 
 class Controller:
@@ -95,7 +110,7 @@ class Controller:
             if candidate is None or count == 0:
                 drafts.append(None)
             else:
-                candidate.verified = count
+                candidate.chosen = True
                 drafts.append(candidate.draft.trim(count))
         return Decision(drafts, admission.seconds, admission.plain_seconds)
 
@@ -104,10 +119,8 @@ class Controller:
             self.costs.observe(rows, seconds)
         for part in progress:
             track = self._tracks.get(part.sequence.key)
-            if track is not None and track.candidates:
-                if part.token_ids:
-                    self._score(part, track)
-                track.candidates = []
+            if track is not None and part.token_ids:
+                self._score(part, track)
         for drafter in self._drafters:
             drafter.observe(progress)
 
@@ -138,17 +151,21 @@ class Controller:
             survival = self.calibration.survivals(
                 drafter.name, sequence.adapter, track.record, draft.confidence or (None,) * len(draft), draft.parents
             )
-            if draft.parents is not None:
-                draft, survival = by_survival(draft, survival)
-            track.candidates.append(Candidate(drafter, draft, survival))
+            drawn = draft.distributions is not None and not self.coupled
+            if drawn:  # cut from its end only, and not by what was drawn there
+                survival = list(accumulate(survival, min))
+            elif draft.parents is not None:
+                draft, survival = best_first(draft, survival)
+            track.candidates.append(Candidate(drafter, draft, survival, drawn))
 
     def _best(self, tracks: Seq[Track]) -> list[Candidate | None]:
-        """Each sequence's candidate that is worth most at the last step's price of a row."""
+        """Each sequence's candidate that is worth most at the last step's price of a row. A drawn one was chosen before
+        it was drawn, by what its drafter is expected to be worth: its own survivals depend on the draw."""
         best: list[Candidate | None] = []
         for track in tracks:
             candidates = track.candidates
             if len(candidates) > 1:
-                best.append(max(candidates, key=lambda candidate: self._worth(candidate.survival)))
+                best.append(max(candidates, key=lambda one: (one.drawn, self._worth(one.survival))))
             else:
                 best.append(candidates[0] if candidates else None)
         return best
@@ -158,7 +175,7 @@ class Controller:
         return sum(s - threshold for s in survival if s > threshold)
 
     def _admit(self, best: Seq[Candidate | None], shape: StepShape) -> Admission:
-        drawn = not self.coupled and any(c is not None and c.draft.distributions is not None for c in best)
+        drawn = any(candidate is not None and candidate.drawn for candidate in best)
         survivals = [() if candidate is None else candidate.survival for candidate in best]
         assert self.costs is not None
         return admit(survivals, shape.sampling, shape.other_rows, self.costs, shape.draft_rows, causal=drawn)
@@ -194,18 +211,30 @@ class Controller:
         return lengths if (hoped.tokens - admission.tokens) * admission.price > longer else []
 
     def _score(self, part: Progress, track: Track) -> None:
-        """Compares all candidates with what the sequence took."""
+        """Compares what was verified with what the sequence took; and what was not, as far as it is followed up."""
         adapter = part.sequence.adapter
         for candidate in track.candidates:
-            draft, name = candidate.draft, candidate.drafter.name
-            if draft.distributions is not None and not self.coupled:
-                draft = draft.trim(candidate.verified)
-            outcomes = outcomes_of(draft.token_ids, draft.parents, part.token_ids)
-            if outcomes:
-                confidence = draft.confidence or (None,) * len(draft)
-                self.calibration.observe(
-                    name, adapter, track.record, confidence, candidate.survival, outcomes, draft.parents
-                )
+            if candidate.chosen and part.drafted:
+                draft = candidate.draft.trim(part.drafted) if candidate.drawn else candidate.draft
+                track.shadows.pop(candidate.drafter.name, None)
+                self._learn(adapter, track, candidate, draft, part.token_ids)
+            elif not candidate.drawn:
+                track.shadows.setdefault(candidate.drafter.name, Shadow(candidate))
+        for name, shadow in list(track.shadows.items()):
+            taken, draft = shadow.taken, shadow.candidate.draft
+            taken += part.token_ids
+            refused = draft.parents is None and any(map(ne, draft.token_ids, taken))
+            if refused or len(taken) >= min(len(draft), SHADOW_TOKENS):
+                self._learn(adapter, track, shadow.candidate, draft, taken)
+                del track.shadows[name]
+        track.candidates = []
+
+    def _learn(self, adapter: str | None, track: Track, candidate: Candidate, draft: Draft, taken: Seq[int]) -> None:
+        outcomes = outcomes_of(draft.token_ids, draft.parents, taken)
+        confidence = draft.confidence or (None,) * len(draft)
+        self.calibration.observe(
+            candidate.drafter.name, adapter, track.record, confidence, candidate.survival, outcomes, draft.parents
+        )
 
 
 def allowed(name: str, sequence: SequenceView) -> bool:

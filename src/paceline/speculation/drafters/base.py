@@ -50,6 +50,7 @@ class Progress:
     """What one step did for one sequence.
 
     ``token_ids`` were taken (none while its prompt is being computed) and are already part of ``sequence.token_ids``.
+    ``drafted``: draft tokens that were verified.
     ``first`` is the position of the first token whose keys the step computed and kept, ``rows`` are the rows of the
     step's flat batch that hold these tokens, in order: position ``first + i`` was computed by row ``rows[i]``.
     ``hidden`` are the hidden states ``[rows of the step, layers * width]`` of the layers that drafters asked for, valid
@@ -58,6 +59,7 @@ class Progress:
 
     sequence: SequenceView
     token_ids: list[int]
+    drafted: int = 0
     first: int = 0
     rows: Seq[int] = ()
     hidden: torch.Tensor | None = None
