@@ -117,6 +117,7 @@ void SuffixIndex::make_room() {
     }
   } else {
     const Closed oldest = closed_.front();
+    recent_.prefetch_removal(oldest.text);
     recent_.remove_first(oldest.text);
     if (recent_.num_suffixes(oldest.text) == 0) {
       closed_.pop_front();

@@ -133,6 +133,17 @@ void SuffixTree::prefetch_stage(int stage, Index text, Token next) const {
   if (stage == 3 && length > 0) prefetch(children_.first_slot(ChildTable::hash(t.root, next)));
 }
 
+void SuffixTree::prefetch_removal(Index text) const {
+  constexpr size_t kAhead = 8;  // suffixes: their nodes first, half way there the nodes above
+  const Text& t = *texts_[text];
+  const size_t far = t.removed + kAhead, near = t.removed + kAhead / 2;
+  if (far < t.places.size()) prefetch(&node(t.places[far]));
+  if (near >= t.places.size()) return;
+  const Node& n = node(t.places[near]);
+  prefetch(&node(n.parent));
+  prefetch(children_.first_slot(ChildTable::hash(n.parent, n.token)));
+}
+
 // Growth
 
 // One step of a suffix along its text, whose last token is `token`. True if it has a leaf of its own now.

@@ -69,11 +69,10 @@ class SuffixTree {
   void close(Index text);  // it grows no more
   void remove_first(Index text);  // its first suffix that is still in the tree
   void drop(Index text);  // what is left of it
+  void prefetch_removal(Index text) const;  // what removing the next few suffixes will read
 
   size_t length(Index text) const { return texts_[text]->tokens.size(); }
   size_t num_suffixes(Index text) const { return texts_[text]->tokens.size() - texts_[text]->removed; }
-  const std::vector<Token>& tokens(Index text) const { return texts_[text]->tokens; }
-  uint32_t max_depth() const { return max_depth_; }
 
   // Matches of the text's last tokens: of `m` tokens for every m from 1 to this number (0: there is none).
   size_t longest_match(Index text) const;
