@@ -129,6 +129,26 @@ class TestTheseTestsDetect:
         for rule in (verify_block, verify_tree):
             assert error(MODELS[0], peeking, rule) > DETECTED
 
+    def test_a_choice_between_drafts_that_looks_behind_the_drawn_token(self) -> None:
+        """How sure the drafter is of a second token depends on the first that was drawn."""
+
+        def choosy(model: ToyModel, context: Context, noise: StepNoise) -> Draft:
+            draft = chain(2)(model, context, noise)
+            if float(draft.distributions[1][1].max()) > 0.6:
+                return draft
+            guess = model.guess(context)
+            return Draft((guess,), "toy", distributions=(one_hot(guess),))
+
+        assert error(MODELS[0], choosy) > DETECTED
+
+    def test_siblings_in_another_order_than_they_were_drawn(self) -> None:
+        def sorted_siblings(model: ToyModel, context: Context, noise: StepNoise) -> Draft:
+            q = model.q(context)
+            tokens = tuple(sorted(noise.draw(0, q, 2)))
+            return Draft(tokens, "toy", (-1,) * len(tokens), distributions=(q,) * len(tokens))
+
+        assert error(MODELS[0], sorted_siblings, verify_tree) > DETECTED
+
     def test_a_twin_that_was_dropped(self) -> None:
         """A drawn token that equals an earlier sibling must stay, though it cannot be accepted any more."""
 
