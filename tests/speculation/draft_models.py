@@ -48,11 +48,14 @@ def tokens_of(length: int, seed: int = 0) -> list[int]:
 def make_drafter(
     folder: Path, backend: Backend, blocks: int = 64, max_sequences: int = 8, **options: object
 ) -> ModelDrafter:
-    """The model of ``folder`` as a drafter with a float32 cache, so that it gives the bits of ``Oracle``."""
+    """The model of ``folder`` as a drafter with a float32 cache, so that it gives the bits of ``Oracle``. It reads any
+    prompt at once, unless the options say otherwise."""
     own = backend.sibling()
     model = load_model(folder, own)
     groups = model.spec.cache_spec().num_groups
-    return ModelDrafter(model, own, [blocks] * groups, max_sequences, cache_dtype="f32", **options)
+    return ModelDrafter(
+        model, own, [blocks] * groups, max_sequences, cache_dtype="f32", **{"catch_up_rows": 256, **options}
+    )
 
 
 def count_rows(drafter: ModelDrafter) -> list[int]:

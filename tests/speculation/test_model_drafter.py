@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from draft_models import Oracle, View, count_rows, make_drafter, tokens_of
 
-from paceline.backends.base import Backend
+from paceline.backends.base import Backend, Batch, StepOutput
 from paceline.backends.registry import get_backend
 from paceline.errors import PacelineError
 from paceline.sampling.params import SamplingParams
@@ -138,7 +138,7 @@ def test_a_long_prompt_is_caught_up_with_in_chunks_beside_level_sequences(
         calls.append(propose(drafter, [behind, level], length=1)[::-1])
         level.tokens.append(7)
     assert all(first is not None for first, _ in calls)
-    assert rows == [6 + 16, 1 + 16, 1 + 16, 1 + 62], f"a chunk a call until {LEVEL_ROWS} or fewer are left"
+    assert rows == [6 + 16, *[1 + 16] * 5, 1 + 14], f"a chunk a call until {LEVEL_ROWS} or fewer are left"
 
 
 def test_sequences_catch_up_one_after_the_other(backend: Backend, tiny_checkpoint: GetFolder) -> None:
@@ -146,7 +146,7 @@ def test_sequences_catch_up_one_after_the_other(backend: Backend, tiny_checkpoin
     views = [View(f"r{i}", tokens_of(100, i)) for i in range(3)]
     calls = [propose(drafter, views) for _ in range(7)]
     done = [[view.request_id for view, draft in zip(views, drafts, strict=True) if draft] for drafts in calls]
-    assert done == [[], [], ["r0"], ["r0"], ["r0", "r1"], ["r0", "r1"], ["r0", "r1", "r2"]]
+    assert done == [[], [], [], ["r0"], ["r0"], ["r0"], ["r0", "r1"]]
 
 
 def test_sequences_of_one_prompt_share_its_keys(drafter: ModelDrafter) -> None:
@@ -167,6 +167,24 @@ def test_a_preempted_sequence_that_comes_back_goes_on_where_it_was(drafter: Mode
     drafter.observe([])
     assert propose(drafter, [View("r", [*view.tokens])]) == [before]
     assert rows == [1, 1, 1]
+
+
+def test_nothing_is_written_to_blocks_that_others_read(drafter: ModelDrafter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even by a sequence that did not grow, whose last token is computed once more."""
+    run, cache = drafter._program.run, drafter._cache.cache
+    shared = []
+
+    def check(batch: Batch) -> StepOutput:
+        counts = [cache.pools[0].ref_counts[slot // cache.block_size] for slot in batch.slots[0].tolist()]
+        shared.append(max(cache.pools[0].ref_counts))
+        assert set(counts) == {1}
+        return run(batch)
+
+    monkeypatch.setattr(drafter._program, "run", check)
+    full, longer = View("full", tokens_of(32)), View("longer", [*tokens_of(32), *tokens_of(9, 1)])
+    for views in ([full], [longer], [full], [full, longer]):
+        assert all(propose(drafter, views))
+    assert max(shared) == 2, "the first block is shared"
 
 
 def test_the_least_recently_used_sequence_gives_way(backend: Backend, tiny_checkpoint: GetFolder) -> None:

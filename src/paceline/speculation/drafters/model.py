@@ -5,10 +5,10 @@ known tokens that are new since the last call. Cost: ``lengths`` passes of a row
 
 *Catching up.* A sequence that the small model has not seen yet (its prompt), or has not seen for long, is read in
 chunks: of all sequences that are more than ``LEVEL_ROWS`` tokens behind, at most ``catch_up_rows`` tokens a call are
-computed, first come first served, and they get no draft until they are level. With the default of 64 a prompt of 2,000
-tokens takes 32 calls, each of which costs the small model's time for 64 rows; reading it at once would hold up a step
-of all sequences for the time of 2,000. Prompts are not read while the target reads them: a request whose drafts never
-come from here pays nothing, and nobody's first token waits.
+computed, first come first served, and they get no draft until they are level. With the default of 32 such a call costs
+about as much as drafting eight tokens, and a prompt of 2,000 tokens takes 63 of them; reading it at once would hold up
+a step of all sequences for the time of 2,000 rows. Prompts are not read while the target reads them: a request whose
+drafts never come from here pays nothing, and nobody's first token waits.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from paceline.speculation.drafters.base import Progress, SequenceView
 from paceline.speculation.drafters.model_cache import DraftCache, Track
 
 MAX_ROWS = 256  # of one pass
-CATCH_UP_ROWS = 64  # of a pass, for sequences that are far behind
-LEVEL_ROWS = 64  # a sequence with no more tokens to compute is not far behind: the most that a step adds, and the last
+CATCH_UP_ROWS = 32  # of a pass, for sequences that are far behind
+LEVEL_ROWS = 16  # a sequence with no more tokens to compute is not far behind: about the most that a step adds
 HOPELESS = 0.02  # a greedy path less likely than that is not drafted further
 WARM_SHARE = 4  # of the cache, a fourth may be memories of sequences that are gone
 
