@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -35,6 +37,18 @@ DataOption = Annotated[
 ]
 
 
+@contextmanager
+def errors_in_one_line() -> Iterator[None]:
+    """What the user can mend is told without a traceback; the exit status is 2."""
+    from paceline.errors import PacelineError
+
+    try:
+        yield
+    except PacelineError as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(2) from error
+
+
 @app.command()
 def step(
     model: ModelArgument = "",
@@ -53,8 +67,9 @@ def step(
     from paceline.bench.report import machine, summary_json
     from paceline.bench.step_report import lines, step_table
 
-    bench = bench_step.open_bench(model, backend=backend, threads=threads, context=context, data=data)
-    bench.run(rows or [1, 2, 4, 8, 16], prefill or [32, 128, 350, 1024, 2048], rounds, steps)
+    with errors_in_one_line():
+        bench = bench_step.open_bench(model, backend=backend, threads=threads, context=context, data=data)
+        bench.run(rows or [1, 2, 4, 8, 16], prefill or [32, 128, 350, 1024, 2048], rounds, steps)
     quiet, noise = bench.guard.verdict()
     typer.echo(f"backend {bench.backend}, {bench.threads} threads, {context} tokens of context, {rounds} rounds\n")
     typer.echo(step_table(lines(bench.values, bench.step_bytes)))
@@ -115,10 +130,11 @@ def compare(
         "with_transformers": transformers,
     }
     places = replace(places, **{name: value for name, value in given.items() if value})
-    comparison = _comparison(model, threads, scenario, places, data)
+    with errors_in_one_line():
+        comparison = _comparison(model, threads, scenario, places, data)
     comparison.rounds, comparison.starts = rounds, starts
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # with its clean-up: no engine stays behind
-    with asyncio.Runner(loop_factory=_event_loop) as runner:
+    with errors_in_one_line(), asyncio.Runner(loop_factory=_event_loop) as runner:
         runner.run(comparison.run())
     _report(comparison, json_file)
     if any(target.kind == "own" and target.name in comparison.failures for target in comparison.targets):
