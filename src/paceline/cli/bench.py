@@ -1,4 +1,4 @@
-"""``paceline bench``: step times against memory bandwidth, and Paceline against its peers."""
+"""``paceline bench``: step times against memory bandwidth, speculation on and off, and Paceline against its peers."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from paceline.cli.bench_speculation import speculation
+
 if TYPE_CHECKING:
     import asyncio
 
     from paceline.bench.compare import Comparison
 
 app = typer.Typer(
-    help="Measure: step times against the machine's memory bandwidth, and whole servers against their peers.",
+    help="Measure: step times against memory bandwidth, what speculation gains, and whole servers against their peers.",
     no_args_is_help=True,
 )
 
@@ -85,7 +87,7 @@ def step(
             "noise": noise,
             "seconds": {name: summary_json(values) for name, values in bench.values.items()},
         }
-        _write_json(json_file, report)
+        write_json(json_file, report)
 
 
 @app.command()
@@ -141,6 +143,9 @@ def compare(
         raise typer.Exit(1)
 
 
+app.command()(speculation)
+
+
 @app.command(name="all")
 def run_all(
     model: ModelArgument = "",
@@ -149,7 +154,7 @@ def run_all(
     data: DataOption = None,
     json_file: JsonOption = None,
 ) -> None:
-    """Both: steps, then the comparison with the peers named by PACELINE_BENCH_* variables. What `make bench` runs."""
+    """Steps, speculation, then the comparison with the peers named by PACELINE_BENCH_* variables: `make bench`."""
     import subprocess
     import tempfile
 
@@ -158,17 +163,17 @@ def run_all(
     report: dict[str, Any] = {}
     status = 0
     with tempfile.TemporaryDirectory() as folder:
-        for name, rounds_of_it in (("step", 3 * rounds), ("compare", rounds)):
+        for name, rounds_of_it in (("step", 3 * rounds), ("speculation", max(1, rounds // 2)), ("compare", rounds)):
             typer.echo(f"\n## paceline bench {name}\n")
             file = Path(folder) / name
             command = [sys.executable, "-m", "paceline", "bench", name, *([model] if model else []), *common]
-            # A process of its own: the step benchmark's engine must be gone before the comparison starts.
+            # A process of its own: one benchmark's engine must be gone before the next one starts.
             done = subprocess.run([*command, "--rounds", str(rounds_of_it), "--json", str(file)], check=False)
             status = max(status, done.returncode)
             if file.exists():
                 report[name] = json.loads(file.read_text())
     if json_file is not None:
-        _write_json(json_file, report)
+        write_json(json_file, report)
     if status:
         raise typer.Exit(status)
 
@@ -222,7 +227,7 @@ def _report(comparison: Comparison, json_file: Path | None) -> None:
             "measurements": measurements_json(values),
             "targets": verdicts_json(verdicts),
         }
-        _write_json(json_file, report)
+        write_json(json_file, report)
 
 
 def _event_loop() -> asyncio.AbstractEventLoop:
@@ -237,6 +242,6 @@ def _event_loop() -> asyncio.AbstractEventLoop:
     return loop
 
 
-def _write_json(path: Path, report: dict[str, Any]) -> None:
+def write_json(path: Path, report: dict[str, Any]) -> None:
     path.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
     typer.echo(f"values written to {path}")
