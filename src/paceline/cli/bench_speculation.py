@@ -57,6 +57,7 @@ def speculation(
     The exit status is 1 when a greedy answer differs with drafts on, or the engine miscounts.
     """
     from paceline.bench.speculation.run import EngineSession, Settings, SpeculationBench, engine_options
+    from paceline.bench.speculation.workloads import BUILT_IN_SETS, NAMED
     from paceline.cli.bench import errors_in_one_line
 
     settings = Settings(
@@ -73,7 +74,8 @@ def speculation(
             model, settings.loads, backend, threads, prefix_cache, _speculation(speculate, draft_model)
         )
         bench = SpeculationBench(EngineSession(options), settings, data, say=lambda text: typer.echo(text, err=True))
-        bench.run(chosen)
+        # A folder of one's own texts has none of the sets: unless one was named, those without data do.
+        bench.run(chosen, () if sets or full else [NAMED[name] for name in BUILT_IN_SETS])
     errors = _report(bench, prefix_cache, json_file)
     if errors:
         raise typer.Exit(1)

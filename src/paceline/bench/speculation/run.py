@@ -98,15 +98,18 @@ class SpeculationBench:
     calibration: Calibration = field(default_factory=Calibration)
     notes: list[str] = field(default_factory=list)
 
-    def run(self, workloads: Sequence[Workload]) -> None:
-        """Measures every set at every load; a set that the data folder lacks is noted. Raises ``DataError`` when
-        nothing is left to measure, before measuring anything."""
-        plans = {workload.name: plan for workload in workloads if (plan := self._plan(workload))}
+    def run(self, workloads: Sequence[Workload], instead: Sequence[Workload] = ()) -> None:
+        """Measures every set at every load; a set that the data folder lacks is noted, and when it lacks all, those of
+        ``instead`` are measured. Raises ``DataError`` when nothing is left to measure, before measuring anything."""
+        plans = self._plans(workloads) or self._plans(instead)
         if not plans:
             raise DataError("; ".join(self.notes) or "there is nothing to measure")
         for name, plan in plans.items():
             for load in self.settings.loads:
                 self._measure(name, load, plan[: self.settings.prompts_for(load)])
+
+    def _plans(self, workloads: Sequence[Workload]) -> dict[str, list[Planned]]:
+        return {workload.name: plan for workload in workloads if (plan := self._plan(workload))}
 
     def _plan(self, workload: Workload) -> list[Planned]:
         """The set's conversations that fit the context, as many as the largest load takes."""
