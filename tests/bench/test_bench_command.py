@@ -81,8 +81,25 @@ def test_peers_come_from_variables_and_missing_ones_say_why(tmp_path: Path) -> N
     assert "PACELINE_BENCH_HF_MODEL" in lineup.skipped[2]
 
 
-@pytest.mark.parametrize("command", ["step", "compare", "all"])
+@pytest.mark.parametrize("command", ["step", "speculation", "compare", "all"])
 def test_every_command_explains_itself(command: str) -> None:
     result = CliRunner().invoke(app, [command, "--help"])
     assert result.exit_code == 0
     assert "--rounds" in result.output
+
+
+@pytest.mark.parametrize("command", ["step", "compare"])
+def test_too_few_texts_are_one_line_of_error_before_measuring(
+    command: str, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("something was measured")
+
+    monkeypatch.setattr("paceline.bench.noise.NoiseGuard.sample", refuse)
+    (tmp_path / "few.txt").write_text("one two three " * 20)
+    threads = ["--threads", "1", "--data", str(tmp_path)]
+    result = CliRunner().invoke(app, [command, str(tiny_model), *threads])
+    assert result.exit_code == 2, result.output
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    error = [line for line in result.output.splitlines() if line.startswith("Error:")]
+    assert len(error) == 1 and "too few texts" in error[0] and "fewer rounds" in error[0]

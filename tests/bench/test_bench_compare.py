@@ -62,6 +62,13 @@ def test_every_engine_gets_the_same_prompts_and_none_twice() -> None:
         assert len(set(starts)) == len(starts)
 
 
+def test_prompts_of_the_whole_run_are_made_before_any_engine_starts() -> None:
+    targets = [ScriptedTarget("A", [], kind="own"), ScriptedTarget("lib", [], kind="library"), ScriptedTarget("B", [])]
+    run = comparison(targets, SCENARIOS, rounds=3)
+    asyncio.run(run.run())
+    assert run.prompts.made == len(run._prompt_lengths())
+
+
 def test_every_scenario_notes_its_metrics() -> None:
     targets = [
         ScriptedTarget("P", [], kind="own"),

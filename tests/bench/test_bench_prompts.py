@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from paceline.bench.noise import NoiseGuard, NoiseReading, busy_seconds, read_noise
-from paceline.bench.prompts import PromptSource
+from paceline.bench.prompts import DataError, PromptSource
 from paceline.bench.text import passage
 
 
@@ -52,16 +52,30 @@ def test_prompts_come_from_the_data_folder(tmp_path: Path) -> None:
 
 
 def test_folder_without_texts_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no text"):
+    with pytest.raises(DataError, match="no text"):
         PromptSource(words, tmp_path)
 
 
 def test_too_few_texts_for_different_prompts_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("one two three " * 20)
     source = PromptSource(words, tmp_path)
-    with pytest.raises(ValueError, match="too few"):
+    with pytest.raises(DataError, match="too few"):
         for _ in range(20):
             source.take(16)
+
+
+def test_reserving_more_than_the_texts_give_says_how_many_there_were(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one two three " * 20)
+    with pytest.raises(DataError, match=r"gave \d+ of the 20 prompts of this run.*fewer rounds"):
+        PromptSource(words, tmp_path).reserve([16] * 20)
+
+
+def test_reserved_prompts_are_handed_out_by_length() -> None:
+    source, other = PromptSource(words), PromptSource(words)
+    source.reserve([30, 40, 30])
+    expected = [other.take(length) for length in (30, 40, 30)]
+    assert [source.take(30), source.take(30), source.take(40)] == [expected[0], expected[2], expected[1]]
+    assert source.take(30) not in expected
 
 
 def test_busy_time_counts_stolen_time_but_not_waiting() -> None:

@@ -27,6 +27,7 @@ def test_each_round_has_one_value_of_everything(tiny_model: Path) -> None:
     assert all(len(seconds) == 2 and min(seconds) > 0 for seconds in bench.values.values())
     for rows in (1, 3):
         assert all(m <= s for m, s in zip(bench.values[f"model {rows}"], bench.values[f"step {rows}"], strict=True))
+    assert bench.prompts.made == 3 + 2 * 3  # all reserved: those of the rows, and of three rounds of prefills
     assert not bench.engine.has_work()
     assert bench.engine.stats().kv_blocks_used == 0
 

@@ -55,7 +55,10 @@ class Comparison:
         )
 
     async def run(self) -> None:
-        """Measures everything; a target that fails is named in ``failures`` and takes no further part."""
+        """Measures everything; a target that fails is named in ``failures`` and takes no further part.
+
+        Raises ``DataError``, before any target is started, when there are too few texts for the prompts."""
+        self.prompts.reserve(self._prompt_lengths())
         try:
             await self._start_all()
             for target in self._alive():
@@ -66,6 +69,16 @@ class Comparison:
         finally:
             for target in self.targets:
                 target.stop()
+
+    def _prompt_lengths(self) -> list[int]:
+        """Of every prompt that the run takes when no target fails."""
+        lengths = [FIRST_PROMPT_TOKENS]
+        for scenario in self.scenarios:
+            taking_part = sum(target.kind in scenario.kinds for target in self.targets)
+            rounds = scenario.count(self.rounds)
+            lengths += [scenario.prompt_tokens] * (scenario.requests * (taking_part + rounds))
+            lengths += [FIRST_PROMPT_TOKENS] * rounds
+        return lengths
 
     def _weigh(self) -> None:
         """Memory after all the work, when caches and buffers have their full size."""

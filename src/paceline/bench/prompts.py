@@ -8,19 +8,27 @@ from __future__ import annotations
 import gzip
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
 from paceline.bench.text import passage
+from paceline.errors import PacelineError
 
 Encode = Callable[[str], list[int]]
 
 MIN_CHARACTERS = 200  # shorter texts of a data folder are joined with the next one
 SENTENCES = 40
 TEXTS_PER_FILE = 200  # enough for any run, and a folder of large files is read in a moment
+ATTEMPTS = 1000  # to find a prompt that begins like no other
+REMEDY = "Give a folder with more text, ask for fewer rounds, or give none for generated sentences."
 SKIPPED_FIELDS = frozenset({"tests", "schema", "candidates", "test", "canonical_solution"})
+
+
+class DataError(PacelineError):
+    """A data folder that cannot give the prompts that a run needs."""
 
 
 @dataclass(slots=True)
@@ -28,6 +36,7 @@ class PromptSource:
     """Hands out prompts. ``encode`` is the model's tokenizer without special tokens.
 
     Texts come from ``data`` (a folder with JSON lines, gzip allowed, or text files) or, without one, from a grammar.
+    Raises ``DataError`` for a folder without texts.
     """
 
     encode: Encode
@@ -37,28 +46,52 @@ class PromptSource:
     _rng: random.Random = field(init=False)
     _made: int = 0
     _starts: set[tuple[int, ...]] = field(default_factory=set)
+    _reserved: dict[int, deque[list[int]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._rng = random.Random(self.seed)
         if self.data is not None:
             self._texts = list(read_texts(self.data))
             if not self._texts:
-                raise ValueError(f"no text of {MIN_CHARACTERS} characters or more was found in {self.data}")
+                raise DataError(
+                    f"no text of {MIN_CHARACTERS} characters or more was found in {self.data}: give a folder with "
+                    "JSON lines or text files, or none for generated sentences"
+                )
             self._rng.shuffle(self._texts)
 
     @property
     def description(self) -> str:
         return f"{len(self._texts)} texts of {self.data}" if self.data else "generated English sentences"
 
+    @property
+    def made(self) -> int:
+        """Prompts made so far, handed out or reserved."""
+        return len(self._starts)
+
+    def reserve(self, lengths: Sequence[int]) -> None:
+        """Makes the prompts of a whole run now, one for each of ``lengths``; ``take`` then hands them out. A folder
+        with too few texts is so refused before anything is measured."""
+        for done, length in enumerate(lengths):
+            try:
+                self._reserved.setdefault(length, deque()).append(self._make(length))
+            except DataError as error:
+                raise DataError(
+                    f"{error}: it gave {done} of the {len(lengths)} prompts of this run. {REMEDY}"
+                ) from error
+
     def take(self, length: int) -> list[int]:
         """Token ids of a prompt of exactly ``length`` tokens whose first tokens no earlier prompt had."""
-        for _ in range(1000):
+        reserved = self._reserved.get(length)
+        return reserved.popleft() if reserved else self._make(length)
+
+    def _make(self, length: int) -> list[int]:
+        for _ in range(ATTEMPTS):
             ids = self._fill(length)
             start = tuple(ids[:16])
             if start not in self._starts:
                 self._starts.add(start)
                 return ids
-        raise ValueError(f"the texts of {self.data} are too few for prompts that differ")
+        raise DataError(f"{self.data} has too few texts for prompts that differ")
 
     def _fill(self, length: int) -> list[int]:
         ids: list[int] = []

@@ -67,8 +67,11 @@ class StepBench:
     _serial: int = 0
 
     def run(self, rows: Sequence[int], lengths: Sequence[int], rounds: int, steps: int) -> None:
-        """Measures ``rounds`` rounds of ``steps`` decode steps for each number of rows, and of one prefill a length."""
+        """Measures ``rounds`` rounds of ``steps`` decode steps for each number of rows, and of one prefill a length.
+
+        Raises ``DataError``, before anything is measured, when there are too few texts for the prompts."""
         fits = [length for length in lengths if length < self.engine.context_length]
+        self.prompts.reserve([self.context] * max(rows) + fits * (rounds + 1))
         prefixes = [self.prompts.take(self.context) for _ in range(max(rows))]
         for round_number in range(rounds + 1):
             if round_number == 1:  # the first round only warms up

@@ -1,14 +1,18 @@
-"""``paceline bench``: step times against memory bandwidth, and Paceline against its peers."""
+"""``paceline bench``: step times against memory bandwidth, speculation on and off, and Paceline against its peers."""
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from paceline.cli.bench_speculation import speculation
 
 if TYPE_CHECKING:
     import asyncio
@@ -16,7 +20,7 @@ if TYPE_CHECKING:
     from paceline.bench.compare import Comparison
 
 app = typer.Typer(
-    help="Measure: step times against the machine's memory bandwidth, and whole servers against their peers.",
+    help="Measure: step times against memory bandwidth, what speculation gains, and whole servers against their peers.",
     no_args_is_help=True,
 )
 
@@ -33,6 +37,18 @@ DataOption = Annotated[
         help="Folder of JSON lines or text files to take prompts from. Default: generated English.",
     ),
 ]
+
+
+@contextmanager
+def errors_in_one_line() -> Iterator[None]:
+    """What the user can mend is told without a traceback; the exit status is 2."""
+    from paceline.errors import PacelineError
+
+    try:
+        yield
+    except PacelineError as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(2) from error
 
 
 @app.command()
@@ -53,8 +69,9 @@ def step(
     from paceline.bench.report import machine, summary_json
     from paceline.bench.step_report import lines, step_table
 
-    bench = bench_step.open_bench(model, backend=backend, threads=threads, context=context, data=data)
-    bench.run(rows or [1, 2, 4, 8, 16], prefill or [32, 128, 350, 1024, 2048], rounds, steps)
+    with errors_in_one_line():
+        bench = bench_step.open_bench(model, backend=backend, threads=threads, context=context, data=data)
+        bench.run(rows or [1, 2, 4, 8, 16], prefill or [32, 128, 350, 1024, 2048], rounds, steps)
     quiet, noise = bench.guard.verdict()
     typer.echo(f"backend {bench.backend}, {bench.threads} threads, {context} tokens of context, {rounds} rounds\n")
     typer.echo(step_table(lines(bench.values, bench.step_bytes)))
@@ -70,7 +87,7 @@ def step(
             "noise": noise,
             "seconds": {name: summary_json(values) for name, values in bench.values.items()},
         }
-        _write_json(json_file, report)
+        write_json(json_file, report)
 
 
 @app.command()
@@ -115,14 +132,18 @@ def compare(
         "with_transformers": transformers,
     }
     places = replace(places, **{name: value for name, value in given.items() if value})
-    comparison = _comparison(model, threads, scenario, places, data)
+    with errors_in_one_line():
+        comparison = _comparison(model, threads, scenario, places, data)
     comparison.rounds, comparison.starts = rounds, starts
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # with its clean-up: no engine stays behind
-    with asyncio.Runner(loop_factory=_event_loop) as runner:
+    with errors_in_one_line(), asyncio.Runner(loop_factory=_event_loop) as runner:
         runner.run(comparison.run())
     _report(comparison, json_file)
     if any(target.kind == "own" and target.name in comparison.failures for target in comparison.targets):
         raise typer.Exit(1)
+
+
+app.command()(speculation)
 
 
 @app.command(name="all")
@@ -133,7 +154,7 @@ def run_all(
     data: DataOption = None,
     json_file: JsonOption = None,
 ) -> None:
-    """Both: steps, then the comparison with the peers named by PACELINE_BENCH_* variables. What `make bench` runs."""
+    """Steps, speculation, then the comparison with the peers named by PACELINE_BENCH_* variables: `make bench`."""
     import subprocess
     import tempfile
 
@@ -142,17 +163,17 @@ def run_all(
     report: dict[str, Any] = {}
     status = 0
     with tempfile.TemporaryDirectory() as folder:
-        for name, rounds_of_it in (("step", 3 * rounds), ("compare", rounds)):
+        for name, rounds_of_it in (("step", 3 * rounds), ("speculation", max(1, rounds // 2)), ("compare", rounds)):
             typer.echo(f"\n## paceline bench {name}\n")
             file = Path(folder) / name
             command = [sys.executable, "-m", "paceline", "bench", name, *([model] if model else []), *common]
-            # A process of its own: the step benchmark's engine must be gone before the comparison starts.
+            # A process of its own: one benchmark's engine must be gone before the next one starts.
             done = subprocess.run([*command, "--rounds", str(rounds_of_it), "--json", str(file)], check=False)
             status = max(status, done.returncode)
             if file.exists():
                 report[name] = json.loads(file.read_text())
     if json_file is not None:
-        _write_json(json_file, report)
+        write_json(json_file, report)
     if status:
         raise typer.Exit(status)
 
@@ -206,7 +227,7 @@ def _report(comparison: Comparison, json_file: Path | None) -> None:
             "measurements": measurements_json(values),
             "targets": verdicts_json(verdicts),
         }
-        _write_json(json_file, report)
+        write_json(json_file, report)
 
 
 def _event_loop() -> asyncio.AbstractEventLoop:
@@ -221,6 +242,6 @@ def _event_loop() -> asyncio.AbstractEventLoop:
     return loop
 
 
-def _write_json(path: Path, report: dict[str, Any]) -> None:
+def write_json(path: Path, report: dict[str, Any]) -> None:
     path.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
     typer.echo(f"values written to {path}")

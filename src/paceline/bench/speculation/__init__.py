@@ -1,0 +1,1 @@
+"""``paceline bench speculation``: the same prompts with drafts and without, in one engine, in turns."""

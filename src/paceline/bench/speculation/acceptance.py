@@ -1,0 +1,97 @@
+"""How much of what was drafted was accepted, as SPEED-Bench (arXiv 2604.09557) and Spec-Bench define it.
+
+A step is one verification; its length L is the number of tokens it emitted, the target's own included. The prefill's
+token comes of no verification: values "with prefill" count it as one more step of each request.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from paceline.bench.speculation.closed_loop import Turn
+
+
+@dataclass(slots=True)
+class Acceptance:
+    """Counts over requests. ``lengths``: number of steps by L."""
+
+    lengths: Counter[int] = field(default_factory=Counter)
+    drafted: Counter[str] = field(default_factory=Counter)
+    accepted: Counter[str] = field(default_factory=Counter)
+    drafted_steps: int = 0
+    _requests: list[float] = field(default_factory=list)
+    _requests_with_prefill: list[float] = field(default_factory=list)
+    _prefill_tokens: int = 0
+
+    def add(self, turn: Turn) -> None:
+        steps = len(turn.lengths)
+        self.lengths.update(turn.lengths)
+        self.drafted.update(turn.drafted)
+        self.accepted.update(turn.accepted)
+        self.drafted_steps += turn.drafted_steps
+        self._prefill_tokens += turn.prefill_tokens
+        self._requests_with_prefill.append(len(turn.token_ids) / (steps + 1))
+        if steps:
+            self._requests.append(sum(turn.lengths) / steps)
+
+    @property
+    def steps(self) -> int:
+        return self.lengths.total()
+
+    @property
+    def macro(self) -> float:
+        """SPEED-Bench's acceptance length: the mean over requests of their steps' mean L."""
+        return _mean(self._requests)
+
+    @property
+    def micro(self) -> float:
+        """Mean L of all steps pooled: Spec-Bench's mean accepted tokens, 1.0 for plain decoding."""
+        return self._emitted / self.steps if self.steps else 1.0
+
+    @property
+    def macro_with_prefill(self) -> float:
+        return _mean(self._requests_with_prefill)
+
+    @property
+    def micro_with_prefill(self) -> float:
+        requests = len(self._requests_with_prefill)
+        return (self._emitted + self._prefill_tokens) / (self.steps + requests) if requests else 1.0
+
+    @property
+    def joint(self) -> list[float]:
+        """Entry ``i``: the share of steps in which draft positions 0 to ``i`` were accepted, P(L >= i + 2). Steps
+        without a draft count as steps of L = 1, so that micro = 1 + the sum of these."""
+        return [self._at_least(i + 2) / self.steps for i in range(max(self.lengths, default=1) - 1)]
+
+    @property
+    def conditional(self) -> list[float]:
+        """Entry ``i``: P(L >= i + 2) / P(L >= i + 1), acceptance at position ``i`` where all before it was accepted."""
+        return [self._at_least(i + 2) / self._at_least(i + 1) for i in range(max(self.lengths, default=1) - 1)]
+
+    @property
+    def rate(self) -> float | None:
+        """Accepted / drafted tokens; None when nothing was drafted."""
+        drafted = self.drafted.total()
+        return self.accepted.total() / drafted if drafted else None
+
+    @property
+    def _emitted(self) -> int:
+        return sum(length * count for length, count in self.lengths.items())
+
+    def _at_least(self, length: int) -> int:
+        return sum(count for value, count in self.lengths.items() if value >= length)
+
+
+def acceptance(turns: Iterable[Turn]) -> Acceptance:
+    """The counts of all these requests."""
+    result = Acceptance()
+    for turn in turns:
+        if turn.token_ids:
+            result.add(turn)
+    return result
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 1.0

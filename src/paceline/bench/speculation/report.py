@@ -1,0 +1,148 @@
+"""The tables of ``paceline bench speculation``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from paceline.bench.report import markdown_table, number, quartiles
+from paceline.bench.speculation.calibration import Calibration
+from paceline.bench.speculation.goals import Verdict
+from paceline.bench.speculation.measurement import Measurement, median_of, spec_bench_lines
+from paceline.bench.speculation.published import SPEC_BENCH
+from paceline.bench.statistics import Summary
+
+POSITIONS = 6  # draft positions that the table shows; the JSON has all
+NOTHING = "–"
+
+SPEED_COLUMNS = (
+    "set", "load", "prompts", "turns", "speed-up (user TPS)", "user TPS off → on", "output tokens/s off → on",
+    "on / off", "while full off → on", "on / off", "tokens while full", "same texts",
+)  # fmt: skip
+ACCEPTANCE_COLUMNS = (
+    "set", "load", "AL macro", "AL micro", "with prefill: macro", "micro", "accepted / drafted",
+    "steps with a draft", "joint acceptance by position", "conditional", "drafting and control",
+)  # fmt: skip
+DRAFTER_COLUMNS = ("set", "load", "drafter", "drafted", "accepted", "rate", "share of output tokens")
+GOAL_COLUMNS = ("target", "measured at", "value", "limit", "met")
+
+
+def speed_table(measurements: Sequence[Measurement]) -> str:
+    """Speeds without and with drafts: medians, and ratios of medians with the quartiles of single ratios."""
+    return markdown_table(SPEED_COLUMNS, [_speed_row(measurement) for measurement in measurements])
+
+
+def _speed_row(measurement: Measurement) -> list[str]:
+    off, on = measurement.user_rates()
+    full_off, full_on = measurement.full_rates()
+    passes = zip(measurement.off, measurement.on, strict=True)
+    output = [(without.output_rate, with_.output_rate) for without, with_ in passes]
+    differing = len(measurement.differences())
+    return [
+        measurement.workload,
+        str(measurement.load),
+        str(len(measurement.planned)),
+        str(len(measurement.off[0].turns)),
+        _ratio(measurement.speedup),
+        f"{_number(median_of(off))} → {_number(median_of(on))}",
+        f"{_number(median_of([pair[0] for pair in output]))} → {_number(median_of([pair[1] for pair in output]))}",
+        _ratio(measurement.output_speedup),
+        f"{_number(median_of(full_off))} → {_number(median_of(full_on))}",
+        _ratio(measurement.full_speedup),
+        f"{measurement.full_share:.0%}",
+        "all" if not differing else f"{differing} DIFFER",
+    ]
+
+
+def acceptance_table(measurements: Sequence[Measurement]) -> str:
+    """SPEED-Bench's acceptance lengths and rates, and what drafting cost."""
+    rows = []
+    for measurement in measurements:
+        counts = measurement.acceptance()
+        rows.append(
+            [
+                measurement.workload,
+                str(measurement.load),
+                number(counts.macro),
+                number(counts.micro),
+                number(counts.macro_with_prefill),
+                number(counts.micro_with_prefill),
+                _share(counts.rate),
+                _share(counts.drafted_steps / counts.steps if counts.steps else None),
+                _positions(counts.joint),
+                _positions(counts.conditional),
+                f"{measurement.drafting_share:.1%}",
+            ]
+        )
+    return markdown_table(ACCEPTANCE_COLUMNS, rows)
+
+
+def drafter_table(measurements: Sequence[Measurement]) -> str:
+    """Who drafted, and how well; "" when nobody did."""
+    rows = []
+    for measurement in measurements:
+        counts, tokens = measurement.acceptance(), sum(passed.tokens for passed in measurement.on)
+        for drafter, drafted in counts.drafted.most_common():
+            accepted = counts.accepted[drafter]
+            row = [measurement.workload, str(measurement.load), drafter, str(drafted), str(accepted)]
+            rows.append([*row, _share(accepted / drafted if drafted else None), _share(accepted / tokens)])
+    return markdown_table(DRAFTER_COLUMNS, rows) if rows else ""
+
+
+def spec_bench_table(measurements: Sequence[Measurement]) -> str:
+    """Spec-Bench's figures beside published ones, of what was measured with one stream; "" when nothing was."""
+    measured = [(m.workload, line) for m in measurements if m.load == 1 for line in spec_bench_lines(m)]
+    if not measured:
+        return ""
+    rows = []
+    for workload, line in measured:
+        published = [
+            p.speedup if (workload, line.category) == ("spec_bench", "overall") else p.speedups.get(line.category)
+            for p in SPEC_BENCH
+        ]
+        ours = [str(line.questions), number(line.speedup), number(line.mean_accepted_tokens)]
+        title = workload if line.category == workload else f"{workload}: {line.category}"
+        rows.append([title, *ours, *(_number(value) for value in published)])
+    accepted = [NOTHING, NOTHING, NOTHING, *(number(p.mean_accepted_tokens) for p in SPEC_BENCH)]
+    rows.append(["mean accepted tokens, published", *accepted])
+    header = ("set: category", "questions", "speed-up (Spec-Bench)", "mean accepted tokens")
+    return markdown_table([*header, *(p.method for p in SPEC_BENCH)], rows)
+
+
+def goal_table(verdicts: Sequence[Verdict]) -> str:
+    rows = [[v.title, v.where, number(v.value), v.text, "yes" if v.met else "NO"] for v in verdicts]
+    return markdown_table(GOAL_COLUMNS, rows)
+
+
+def calibration_table(calibration: Calibration) -> str:
+    """Predicted and realised survival of draft tokens; "" when the engine tells nothing."""
+    rows = [[b.name, f"{b.predicted:.3f}", f"{b.realised:.3f}", str(b.tokens)] for b in calibration.bins()]
+    return markdown_table(("bin", "predicted", "realised", "draft tokens"), rows) if rows else ""
+
+
+def prediction_table(measurements: Sequence[Measurement]) -> str:
+    """The engine's own guesses beside what was measured; "" when it makes none."""
+    rows = []
+    for measurement in measurements:
+        believed, predicted = measurement.believed_speedup, measurement.predicted_share
+        if believed is not None or predicted is not None:
+            row = [measurement.workload, str(measurement.load), _number(predicted), _number(believed)]
+            rows.append([*row, number(measurement.output_speedup.median)])
+    header = ("set", "load", "predicted / realised step time", "believed speed-up", "measured (output tokens/s)")
+    return markdown_table(header, rows) if rows else ""
+
+
+def _ratio(summary: Summary | None) -> str:
+    return NOTHING if summary is None else f"{number(summary.median)} ({quartiles(summary)})"
+
+
+def _number(value: float | None) -> str:
+    return NOTHING if value is None else number(value)
+
+
+def _share(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:.0%}"
+
+
+def _positions(shares: Sequence[float]) -> str:
+    more = " …" if len(shares) > POSITIONS else ""
+    return " ".join(f"{share:.2f}" for share in shares[:POSITIONS]) + more if shares else NOTHING
