@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from scripted_engine import LetterPrompter, ScriptedEngine, plan
 
@@ -16,7 +18,8 @@ def run(
 ) -> Pass:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(closed_loop.time, "perf_counter", engine.now)
-        return ClosedLoop(engine, LetterPrompter(), load, max_tokens, 0.0, speculative).run(planned)  # type: ignore[arg-type]
+        prompter: Any = LetterPrompter()
+        return ClosedLoop(engine, prompter, load, max_tokens, 0.0, speculative).run(planned)
 
 
 def test_steps_behind_the_prefill_are_verifications_with_their_lengths() -> None:

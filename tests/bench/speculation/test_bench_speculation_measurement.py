@@ -134,6 +134,12 @@ def test_tables_are_complete_without_a_single_draft() -> None:
     assert report.drafter_table(one) == report.calibration_table(Calibration()) == report.prediction_table(one) == ""
 
 
+def test_places_that_were_never_all_taken_leave_their_columns_empty() -> None:
+    row = report.speed_table([measurement([turn([1] * 9)], [turn([1] * 9)])]).splitlines()[2]
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[5] == "9.00 → 9.00" and cells[8:11] == ["–", "–", "0%"]
+
+
 def test_tables_show_drafters_predictions_and_differences() -> None:
     drafted = turn([3, 3, 3], seconds=0.5)
     drafted.drafted, drafted.accepted = Counter(suffix=8), Counter(suffix=6)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from paceline.bench.speculation.acceptance import Acceptance, acceptance
 from paceline.bench.speculation.closed_loop import Pass, Planned, Turn
-from paceline.bench.statistics import Summary, compare, quantile
+from paceline.bench.statistics import Summary, compare
 
 
 @dataclass(slots=True)
@@ -154,11 +154,6 @@ def _mean_speed(passed: Pass, indices: Iterable[int]) -> float:
         seconds[index] += turn.seconds
     speeds = [tokens[index] / seconds[index] for index in indices]
     return sum(speeds) / len(speeds)
-
-
-def median_of(values: Sequence[float]) -> float | None:
-    """The median; None of nothing."""
-    return quantile(values, 0.5) if values else None
 
 
 def _ratio(passes: Sequence[Pass], above: str, below: str) -> float | None:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from paceline.bench.report import markdown_table, number, quartiles
 from paceline.bench.speculation.calibration import Calibration
 from paceline.bench.speculation.goals import Verdict
-from paceline.bench.speculation.measurement import Measurement, median_of, spec_bench_lines
+from paceline.bench.speculation.measurement import Measurement, spec_bench_lines
 from paceline.bench.speculation.published import SPEC_BENCH
-from paceline.bench.statistics import Summary
+from paceline.bench.statistics import Summary, quantile
 
 POSITIONS = 6  # draft positions that the table shows; the JSON has all
 NOTHING = "–"
@@ -34,8 +34,7 @@ def speed_table(measurements: Sequence[Measurement]) -> str:
 def _speed_row(measurement: Measurement) -> list[str]:
     off, on = measurement.user_rates()
     full_off, full_on = measurement.full_rates()
-    passes = zip(measurement.off, measurement.on, strict=True)
-    output = [(without.output_rate, with_.output_rate) for without, with_ in passes]
+    output_off, output_on = ([p.output_rate for p in passes] for passes in (measurement.off, measurement.on))
     differing = len(measurement.differences())
     return [
         measurement.workload,
@@ -43,10 +42,10 @@ def _speed_row(measurement: Measurement) -> list[str]:
         str(len(measurement.planned)),
         str(len(measurement.off[0].turns)),
         _ratio(measurement.speedup),
-        f"{_number(median_of(off))} → {_number(median_of(on))}",
-        f"{_number(median_of([pair[0] for pair in output]))} → {_number(median_of([pair[1] for pair in output]))}",
+        _change(off, on),
+        _change(output_off, output_on),
         _ratio(measurement.output_speedup),
-        f"{_number(median_of(full_off))} → {_number(median_of(full_on))}",
+        _change(full_off, full_on),
         _ratio(measurement.full_speedup),
         f"{measurement.full_share:.0%}",
         "all" if not differing else f"{differing} DIFFER",
@@ -133,6 +132,11 @@ def prediction_table(measurements: Sequence[Measurement]) -> str:
 
 def _ratio(summary: Summary | None) -> str:
     return NOTHING if summary is None else f"{number(summary.median)} ({quartiles(summary)})"
+
+
+def _change(off: Sequence[float], on: Sequence[float]) -> str:
+    """Both medians; nothing where one is missing (the places were never all taken)."""
+    return f"{number(quantile(off, 0.5))} → {number(quantile(on, 0.5))}" if off and on else NOTHING
 
 
 def _number(value: float | None) -> str:
