@@ -64,6 +64,9 @@ class Fixed:
     def observe(self, progress: Seq[Progress]) -> None:
         pass
 
+    def reset(self) -> None:
+        pass
+
     def forget(self, sequence: FakeSequence) -> None:
         self.forgotten.append(sequence.key)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Sequence as Seq
 from typing import Any, Protocol
 
 from paceline.backends.base import Backend, Ops
@@ -22,6 +23,7 @@ from paceline.models.tokenizer import ids_of
 from paceline.sampling.sampler import Sampler
 from paceline.speculation.decision import DraftController
 from paceline.speculation.drafters.base import Progress
+from paceline.speculation.reliability import ReliabilityBin
 
 
 class Model(Protocol):
@@ -187,6 +189,15 @@ class Engine:
         stats.prefix_cache_hits = cache.hits
         stats.preemptions = scheduler.num_preemptions
         return stats
+
+    def reset_speculation(self) -> None:
+        """Drafters and controller forget all texts, as after a start; for measuring. Only when nothing runs."""
+        if self.drafting is not None:
+            self.drafting.controller.reset()
+
+    def speculation_reliability(self) -> Seq[ReliabilityBin]:
+        """How far predicted survival of draft tokens came true; empty when speculation is off."""
+        return () if self.drafting is None else self.drafting.controller.reliability()
 
     def time_steps(self) -> list[tuple[int, float]]:
         """(rows, seconds) of steps of the model on this machine. Only before the first request."""

@@ -24,6 +24,7 @@ from paceline.speculation.decision import Decision, StepShape
 from paceline.speculation.draft import Draft
 from paceline.speculation.drafters.base import Drafter, Progress, SequenceView
 from paceline.speculation.prospect import PROBE_LENGTH, Prospect
+from paceline.speculation.reliability import Reliability, ReliabilityBin
 
 Key = tuple[str, int]
 
@@ -73,6 +74,7 @@ class Controller:
         self.layers = tuple(sorted({layer for drafter in drafters for layer in drafter.layers}))
         self.costs = costs
         self.calibration = Calibration()
+        self._reliability = Reliability()
         self.coupled = coupled
         self._drafters = tuple(drafters)
         self._cheap = tuple(drafter for drafter in drafters if drafter.cheap)
@@ -128,6 +130,18 @@ class Controller:
         self._tracks.pop(sequence.key, None)
         for drafter in self._drafters:
             drafter.forget(sequence)
+
+    def reset(self) -> None:
+        """Forgets all that was learned of texts, as after a start. What steps cost stays: it is the machine's. Only
+        when no sequence is open."""
+        assert not self._tracks, "a sequence is open"
+        self.calibration, self._reliability = Calibration(), Reliability()
+        self._prospects = tuple(Prospect(prospect.drafter) for prospect in self._prospects)
+        for drafter in self._drafters:
+            drafter.reset()
+
+    def reliability(self) -> list[ReliabilityBin]:
+        return self._reliability.bins()
 
     def _track(self, sequence: SequenceView) -> Track:
         track = self._tracks.get(sequence.key)
@@ -217,7 +231,9 @@ class Controller:
             if candidate.chosen and part.drafted:
                 draft = candidate.draft.trim(part.drafted) if candidate.drawn else candidate.draft
                 track.shadows.pop(candidate.drafter.name, None)
-                self._learn(adapter, track, candidate, draft, part.token_ids)
+                outcomes = self._learn(adapter, track, candidate, draft, part.token_ids)
+                if draft.parents is None:
+                    self._reliability.add(candidate.drafter.name, candidate.survival[: part.drafted], outcomes)
             elif not candidate.drawn:
                 track.shadows.setdefault(candidate.drafter.name, Shadow(candidate))
         for name, shadow in list(track.shadows.items()):
@@ -229,12 +245,15 @@ class Controller:
                 del track.shadows[name]
         track.candidates = []
 
-    def _learn(self, adapter: str | None, track: Track, candidate: Candidate, draft: Draft, taken: Seq[int]) -> None:
+    def _learn(
+        self, adapter: str | None, track: Track, candidate: Candidate, draft: Draft, taken: Seq[int]
+    ) -> list[bool | None]:
         outcomes = outcomes_of(draft.token_ids, draft.parents, taken)
         confidence = draft.confidence or (None,) * len(draft)
         self.calibration.observe(
             candidate.drafter.name, adapter, track.record, confidence, candidate.survival, outcomes, draft.parents
         )
+        return outcomes
 
 
 def allowed(name: str, sequence: SequenceView) -> bool:

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from paceline.speculation.draft import Draft
 from paceline.speculation.drafters.base import Progress, SequenceView
+from paceline.speculation.reliability import ReliabilityBin
 
 
 @dataclass(slots=True)
@@ -46,3 +47,9 @@ class DraftController(Protocol):
 
     def forget(self, sequence: SequenceView) -> None:
         """The sequence ended or was aborted."""
+
+    def reliability(self) -> Seq[ReliabilityBin]:
+        """Predicted and realised survival of the draft tokens that were verified since the start or ``reset``."""
+
+    def reset(self) -> None:
+        """Forgets all that was learned of texts. Only when no sequence is open."""

@@ -10,12 +10,13 @@ import pytest
 from scripted_engine import plan, turn
 
 from paceline.bench.speculation import goals, report
-from paceline.bench.speculation.calibration import Calibration, CalibrationBin
+from paceline.bench.speculation.calibration import Calibration
 from paceline.bench.speculation.closed_loop import COUNTERS, Pass, Planned, Turn
 from paceline.bench.speculation.goals import judge_all
 from paceline.bench.speculation.measurement import Measurement, spec_bench_lines
 from paceline.bench.speculation.published import CATEGORIES, SPEC_BENCH
 from paceline.bench.speculation.records import measurement_json
+from paceline.speculation.reliability import ReliabilityBin
 
 
 def passed(turns: Sequence[Turn], speculative: bool = False, **counters: float) -> Pass:
@@ -175,7 +176,7 @@ class Telling:
     def __init__(self, *bins: tuple[str, float, float, int]) -> None:
         self.bins = bins
 
-    def speculation_calibration(self) -> list[tuple[str, float, float, int]]:
+    def speculation_reliability(self) -> list[tuple[str, float, float, int]]:
         return list(self.bins)
 
 
@@ -183,10 +184,10 @@ def test_calibration_pools_bins_over_passes_by_their_tokens() -> None:
     calibration = Calibration()
     calibration.add(Telling(("0.8", 0.8, 0.5, 10), ("0.1", 0.1, 0.1, 90)))
     calibration.add(Telling(("0.8", 0.9, 0.9, 30)))
-    calibration.add(object())  # an engine that tells nothing
+    calibration.add(Telling())  # an engine without drafters
     assert calibration.bins() == [
-        CalibrationBin("0.1", pytest.approx(0.1), pytest.approx(0.1), 90),
-        CalibrationBin("0.8", pytest.approx(0.875), pytest.approx(0.8), 40),
+        ReliabilityBin("0.1", pytest.approx(0.1), pytest.approx(0.1), 90),
+        ReliabilityBin("0.8", pytest.approx(0.875), pytest.approx(0.8), 40),
     ]
     assert calibration.error == pytest.approx(40 * 0.075 / 130)
     assert "0.875" in report.calibration_table(calibration)

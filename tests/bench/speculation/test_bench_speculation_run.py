@@ -123,42 +123,27 @@ def test_by_default_there_are_at_least_twice_as_many_prompts_as_streams(load: in
 
 
 class Forgetting:
-    def __init__(self, log: list[str], resets: bool) -> None:
+    def __init__(self, log: list[str]) -> None:
         self.cache = SimpleNamespace(clear_prefix_cache=lambda: log.append("prefixes"))
-        if resets:
-            self.reset_speculation = lambda: log.append("drafters")
+        self.reset_speculation = lambda: log.append("drafters")
 
 
-def session(monkeypatch: pytest.MonkeyPatch, resets: bool, drafters: Sequence[str]) -> tuple[EngineSession, list[str]]:
+@pytest.mark.parametrize("drafters", [["suffix"], []])
+def test_a_session_forgets_what_drafters_and_prefix_cache_know(
+    monkeypatch: pytest.MonkeyPatch, drafters: list[str]
+) -> None:
     log: list[str] = []
 
     def build(options: EngineOptions, own_process: bool) -> tuple[Any, Any]:
         log.append("built")
-        return Forgetting(log, resets), SimpleNamespace(drafters=list(drafters), path="")
+        return Forgetting(log), SimpleNamespace(drafters=drafters, path="")
 
     monkeypatch.setattr(run_module, "build_engine", build)
     monkeypatch.setattr(run_module, "load_tokenizer", lambda path: None)
-    return EngineSession(EngineOptions()), log
-
-
-def test_a_session_forgets_what_drafters_and_prefix_cache_know(monkeypatch: pytest.MonkeyPatch) -> None:
-    one, log = session(monkeypatch, resets=True, drafters=["suffix"])
-    one.renew()
+    session = EngineSession(EngineOptions())
+    session.renew()
     assert log == ["built", "drafters", "prefixes"]
-    assert "drafters" in one.way
-
-
-def test_an_engine_with_drafters_that_cannot_forget_is_built_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    one, log = session(monkeypatch, resets=False, drafters=["suffix"])
-    one.renew()
-    assert log == ["built", "built", "prefixes"]
-    assert "anew" in one.way
-
-
-def test_an_engine_without_drafters_only_forgets_prefixes(monkeypatch: pytest.MonkeyPatch) -> None:
-    one, log = session(monkeypatch, resets=False, drafters=[])
-    one.renew()
-    assert log == ["built", "prefixes"]
+    assert ("drafters" in session.way) and ("no drafters" in session.way) == (not drafters)
 
 
 # The command

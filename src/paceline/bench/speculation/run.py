@@ -46,20 +46,13 @@ class EngineSession:
     @property
     def way(self) -> str:
         """How it forgets."""
-        if hasattr(self.engine, "reset_speculation"):
-            return "its drafters, its controller and its prefix cache forget everything"
         if self.ready.drafters:
-            return "the engine is built anew"
-        return "its prefix cache forgets everything (it has no drafters)"
+            return "drafters, controller and prefix cache forget everything"
+        return "the prefix cache forgets everything (there are no drafters)"
 
     def renew(self) -> None:
         """Forgets; call it while no request is open."""
-        reset = getattr(self.engine, "reset_speculation", None)
-        if reset is not None:
-            reset()
-        elif self.ready.drafters:
-            del self.engine
-            self._build()
+        self.engine.reset_speculation()
         self.engine.cache.clear_prefix_cache()
         gc.collect()
 

@@ -88,3 +88,6 @@ class Drafter(Protocol):
 
     def forget(self, sequence: SequenceView) -> None:
         """The sequence ended (its tokens are still there), or was aborted."""
+
+    def reset(self) -> None:
+        """Forgets what it remembers of sequences that ended. Only when no other is known."""

@@ -24,6 +24,9 @@ class GrammarDrafter:
     def forget(self, sequence: SequenceView) -> None:
         """Nothing is kept here."""
 
+    def reset(self) -> None:
+        """Nothing is kept of sequences that ended."""
+
     def _draft(self, sequence: SequenceView, length: int) -> Draft | None:
         if sequence.grammar is None:
             return None

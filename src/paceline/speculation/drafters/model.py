@@ -131,6 +131,10 @@ class ModelDrafter:
     def forget(self, sequence: SequenceView) -> None:
         self._cache.drop(sequence.key)
 
+    def reset(self) -> None:
+        """Forgets remembered prefixes."""
+        self._cache.cache.clear_prefix_cache()
+
     def pending(self, sequence: SequenceView) -> int:
         """Tokens to compute before the sequence's first draft token; above ``LEVEL_ROWS``, calls for it give no draft
         until it is caught up with. For who weighs the cost of asking."""

@@ -72,3 +72,6 @@ class NgramDrafter:
 
     def forget(self, sequence: SequenceView) -> None:
         self._known.pop(sequence.key, None)
+
+    def reset(self) -> None:
+        """Nothing is kept of sequences that ended."""

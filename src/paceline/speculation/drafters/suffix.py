@@ -41,13 +41,9 @@ class SuffixDrafter:
     layers: tuple[int, ...] = ()
 
     def __init__(self, options: SpeculationOptions) -> None:
+        self._options = options
         self._max_depth = options.suffix_max_depth
-        self._index = SuffixIndex(
-            options.suffix_max_depth,
-            options.suffix_max_cached_tokens,
-            options.suffix_max_factor,
-            options.suffix_min_probability,
-        )
+        self._index = self._new_index()
         self._known: dict[tuple[str, int], _Known] = {}
         self._siblings: dict[str, list[int]] = {}  # numbers of the sequences of requests that have several
         self._adapters: dict[str | None, int] = {}
@@ -106,6 +102,20 @@ class SuffixDrafter:
             self._siblings[request].remove(known.number)
             if not self._siblings[request]:
                 del self._siblings[request]
+
+    def reset(self) -> None:
+        assert not self._known, "a sequence is known"
+        self._index = self._new_index()
+        self._adapters.clear()
+
+    def _new_index(self) -> SuffixIndex:
+        options = self._options
+        return SuffixIndex(
+            options.suffix_max_depth,
+            options.suffix_max_cached_tokens,
+            options.suffix_max_factor,
+            options.suffix_min_probability,
+        )
 
     def _feed(self, sequence: SequenceView, known: _Known, count: int) -> None:
         if count > 0:
