@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from paceline.bench.speculation.closed_loop import Message, Planned, Turn
 from paceline.bench.speculation.workloads import Conversation
 from paceline.engine.messages import EngineStats, Request, SequenceDelta, StepReport, StepSpeculation
+from paceline.speculation.reliability import ReliabilityBin
 
 STOP = 0
 
@@ -42,6 +43,9 @@ class ScriptedEngine:
 
     def now(self) -> float:
         return self.clock
+
+    def speculation_reliability(self) -> list[ReliabilityBin]:
+        return []
 
     def add(self, request: Request) -> None:
         tokens = [*map(ord, self.answer("".join(map(chr, request.prompt_ids)))), STOP][: request.params.max_tokens]
