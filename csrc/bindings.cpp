@@ -22,6 +22,7 @@ namespace {
 
 using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Ints = nb::ndarray<const int32_t, nb::c_contig, nb::device::cpu>;
+using MutableInts = nb::ndarray<int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Floats = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
 // Weights and vectors: they live as long as anything that uses them.
@@ -88,13 +89,15 @@ std::vector<std::pair<std::string, bool>> names_of(const std::vector<const Kerne
 const int32_t* pointer(const std::optional<Ints>& a) { return a ? a->data() : nullptr; }
 
 void run(Program& p, Ints token_ids, Ints positions, Ints row_starts, Ints context_lens, Ints slots, Ints block_tables,
-         Ints selected, std::optional<Ints> parents, Floats logits, std::optional<Floats> hidden) {
+         Ints selected, std::optional<Ints> parents, Floats logits, MutableInts best, std::optional<Floats> hidden) {
   Step s;
   s.rows = static_cast<int>(token_ids.size());
   s.seqs = static_cast<int>(context_lens.size());
   s.logit_rows = static_cast<int>(selected.size());
   if (s.rows > p.max_rows()) throw std::invalid_argument("more rows than the program was recorded for");
   if (logits.shape(0) < selected.size()) throw std::invalid_argument("logits has fewer rows than were selected");
+  if (best.size() < selected.size()) throw std::invalid_argument("best has fewer entries than rows were selected");
+  s.best = best.data();
   if (p.hidden_width() > 0) {
     if (!hidden || hidden->shape(0) < token_ids.size() || static_cast<int>(hidden->shape(1)) != p.hidden_width())
       throw std::invalid_argument("hidden must have a row for each row and all captured columns");
@@ -245,7 +248,7 @@ NB_MODULE(_cpu, m) {
   });
   bind_recording(program);
   program.def("run", &run, "token_ids"_a, "positions"_a, "row_starts"_a, "context_lens"_a, "slots"_a, "block_tables"_a,
-              "selected"_a, "parents"_a.none(), "logits"_a, "hidden"_a.none())
+              "selected"_a, "parents"_a.none(), "logits"_a, "best"_a, "hidden"_a.none())
       .def("profile", &Program::profile)
       .def("times", &Program::times);
   nb::class_<StreamBuffer>(m, "StreamBuffer")

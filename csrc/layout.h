@@ -115,6 +115,9 @@ struct Step {
   const int32_t* selected = nullptr;
   const int32_t* parents = nullptr;
   float* logits = nullptr;
+  int32_t* best = nullptr;  // of each logit row the lowest id of the largest logit, -1 where some are not finite
+  float* chunk_tops = nullptr;  // [logit row][logit_chunks] largest logit of each chunk's tiles, NaN likewise
+  int logit_chunks = 0, logit_chunk_tiles = 0;
   float* hidden = nullptr;  // captured activations of all rows, or null
 
   std::vector<AttentionTask> tasks;

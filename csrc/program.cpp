@@ -157,7 +157,33 @@ void Program::run(Step step) {
   step_rows_ = step.rows;
   step_ = std::move(step);
   team_->run(*this);
+  find_best();
   if (profiling_) chunks(-1);
+}
+
+// The chunks of the head know their largest logits; what is left is to find the first chunk that has the row's, and the
+// logit in it.
+void Program::find_best() {
+  const Step& s = step_;
+  const auto* head = std::get_if<LinearOp>(&ops_.back());
+  if (!s.best || !head || !head->to_logits) return;
+  const bool whole = head->weight->segments.size() == 1;  // tiles of stacked parts may end between columns
+  const int outs = head->weight->outs, width = s.logit_chunk_tiles * kTile;
+  for (int row = 0; row < s.logit_rows; ++row) {
+    const float* tops = s.chunk_tops + row * s.logit_chunks;
+    int best = 0;
+    bool finite = whole;
+    for (int c = 0; c < s.logit_chunks && finite; ++c) {
+      finite = tops[c] == tops[c];
+      if (tops[c] > tops[best]) best = c;
+    }
+    s.best[row] = -1;
+    if (!finite) continue;
+    const float* logits = s.logits + static_cast<size_t>(row) * outs;
+    const float* first = logits + best * width;
+    const float* found = std::find(first, logits + std::min(outs, (best + 1) * width), tops[best]);
+    s.best[row] = static_cast<int32_t>(found - logits);
+  }
 }
 
 int Program::items(Stage& stage) {
@@ -171,7 +197,13 @@ int Program::items(Stage& stage) {
   if (auto* r = std::get_if<RowwiseOp>(&op)) return cut(r->select ? step_.logit_rows : rows, 4);
   if (auto* l = std::get_if<LinearOp>(&op)) {
     if (l->to_logits && step_.logit_rows == 0) return 0;
-    return cut(l->weight->tiles, l->to_logits ? 32 : 3);  // a head is large: late threads should find work to take
+    if (!l->to_logits) return cut(l->weight->tiles, 3);
+    const int tiles = cut(l->weight->tiles, 32);  // a head is large: late threads should find work to take
+    step_.logit_chunk_tiles = stage.per_chunk;
+    step_.logit_chunks = divide_up(tiles, stage.per_chunk);
+    tops_.resize(std::max<size_t>(tops_.size(), static_cast<size_t>(step_.logit_rows) * step_.logit_chunks));
+    step_.chunk_tops = tops_.data();
+    return tiles;
   }
   if (auto* g = std::get_if<GatedOp>(&op)) return cut(divide_up(g->gate->tiles, 2), 3);
   if (auto* a = std::get_if<AttentionOp>(&op)) {

@@ -73,6 +73,7 @@ class Program final : public Stages {
   };
 
   void plan(Step& step);
+  void find_best();
   int items(Stage& stage);
   void run_item_range(const Stage& stage, int first, int last, int thread);
   void attend(const AttentionOp& op, Part part, int item, int thread);
@@ -90,7 +91,7 @@ class Program final : public Stages {
   std::vector<Rope> ropes_;
   std::vector<Op> ops_;
   std::vector<Stage> stages_;
-  std::vector<float> scratch_, partials_;
+  std::vector<float> scratch_, partials_, tops_;
   size_t scratch_floats_ = 0;
   Step step_;
   std::atomic<int> step_rows_{0};

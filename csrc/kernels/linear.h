@@ -195,6 +195,26 @@ inline void for_tiles(const Matrix& m, int first, int last, Run run) {
   }
 }
 
+// The largest logit of a block of rows as their tiles pass by, and whether one of them is not a finite number.
+struct Tops {
+  F top[kRowBlock], odd[kRowBlock];
+
+  Tops() {
+    for (int r = 0; r < kRowBlock; ++r) top[r] = set1(-INFINITY), odd[r] = zero();
+  }
+  void take(int r, const float* logits, int count) {
+    alignas(64) float padded[kTile];
+    if (count < kTile) {
+      std::fill(std::copy(logits, logits + count, padded), padded + kTile, logits[0]);
+      logits = padded;
+    }
+    const F v = load(logits);
+    top[r] = max(top[r], v);
+    odd[r] = fma(v, zero(), odd[r]);
+  }
+  float result(int r) const { return hsum(odd[r]) == 0.0f ? hmax(top[r]) : NAN; }
+};
+
 // Tiles [first, last) of the stacked matrix for all rows of the step.
 inline void run_linear(const LinearOp& op, const Step& step, int first, int last) {
   const int rows = op.to_logits ? step.logit_rows : step.rows;
@@ -202,14 +222,21 @@ inline void run_linear(const LinearOp& op, const Step& step, int first, int last
   F acc[kTilesAtOnce * kRowBlock];
   for (int row = 0; row < rows; row += kRowBlock) {
     const int in_block = std::min(kRowBlock, rows - row);
+    Tops tops;
     for_tiles(*op.weight, first, last, [&](const Segment& s, int tile, int count) {
       block_products(s, tile, count, op.x, row / kRowBlock, in_block, acc);
       for (int t = 0; t < count; ++t) {
         const int column = (tile + t) * kTile, outs = std::min(kTile, s.outs - column);
         for (int r = 0; r < in_block; ++r)
           store_outputs(op, step, row + r, s.first_out + column, outs, acc[t * kRowBlock + r]);
+        if (op.to_logits)
+          for (int r = 0; r < in_block; ++r)
+            tops.take(r, step.logits + static_cast<size_t>(row + r) * op.weight->outs + s.first_out + column, outs);
       }
     });
+    if (op.to_logits)
+      for (int r = 0; r < in_block; ++r)
+        step.chunk_tops[(row + r) * step.logit_chunks + first / step.logit_chunk_tiles] = tops.result(r);
   }
 }
 

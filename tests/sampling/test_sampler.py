@@ -39,6 +39,18 @@ class TestGreedy:
         logits[:, where] = logits[0, 49_151] = 1.0
         assert Sampler(49_152).sample(logits, [row(GREEDY, 49_152)] * 2).token_ids == [where, where]
 
+    def test_what_the_backend_found_is_taken_where_it_found_it(self) -> None:
+        logits = random_logits(3)
+        told = np.array([4, 5, 6], dtype=np.int32)  # not the argmax: to see where the tokens come from
+        argmax = logits.argmax(1).tolist()
+        rows = [row(GREEDY, V)] * 3
+        assert Sampler(V).sample(logits, rows, told).token_ids == [4, 5, 6]
+        told[1] = -1
+        assert Sampler(V).sample(logits, rows, told).token_ids == argmax
+        rows[2] = row(SamplingParams(temperature=0.0, bad_words_ids=((argmax[2],),)), V)
+        mixed = Sampler(V).sample(logits, rows, told).token_ids
+        assert mixed[:2] == [4, argmax[1]] and mixed[2] not in (6, argmax[2])
+
     def test_truncations_and_seeds_do_not_matter(self) -> None:
         logits = random_logits(4)
         params = SamplingParams(temperature=0.0, top_p=0.1, top_k=3, min_p=0.5, typical_p=0.2)

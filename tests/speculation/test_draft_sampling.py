@@ -6,10 +6,17 @@ import numpy as np
 import pytest
 from draft_models import View
 
+from paceline.sampling.gumbel import coupled_tokens
 from paceline.sampling.params import SamplingParams
 from paceline.sampling.random import Purpose, uniform
 from paceline.sampling.truncation import Truncator
-from paceline.speculation.draft_sampling import MAX_SUPPORT, draft_distribution, draw_independently, likeliest
+from paceline.speculation.draft_sampling import (
+    MAX_SUPPORT,
+    draft_distribution,
+    draw_coupled,
+    draw_independently,
+    likeliest,
+)
 
 VOCABULARY = 2000
 
@@ -64,10 +71,17 @@ def test_masked_logits_have_no_probability() -> None:
     assert ids.tolist() == [5, 80] and probabilities.tolist() == [0.5, 0.5]
 
 
-def test_a_draw_is_the_inverse_distribution_at_the_drafts_own_noise() -> None:
+def test_a_draw_is_the_inverse_distribution_at_the_noise_of_the_step() -> None:
     ids, weights = np.array([3, 9, 40]), np.array([0.2, 0.5, 0.3])
     view = View("r", [1, 2], SamplingParams(temperature=1.0, seed=77), index=2)
-    for position in range(50):
-        noise = uniform(77, 2, position, Purpose.DRAFT)
+    for place in range(50):
+        noise = uniform(77, 2, 2, Purpose.DRAFT, place)
         expected = 3 if noise < 0.2 else 9 if noise < 0.7 else 40
-        assert draw_independently(ids, weights, view, position) == expected
+        assert draw_independently(ids, weights, view, 2 + place) == expected
+
+
+def test_a_coupled_draw_is_the_targets_own_at_that_position() -> None:
+    ids, weights = np.array([3, 9, 40]), np.array([0.2, 0.5, 0.3])
+    for length in (2, 3):
+        view = View("r", [1] * length, SamplingParams(temperature=1.0, seed=77), index=2)
+        assert [draw_coupled(ids, weights, view, 9)] == coupled_tokens(ids, weights, 77, 2, 9)

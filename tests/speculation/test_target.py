@@ -14,7 +14,7 @@ from paceline.sampling.sampler import NOT_FINITE, NOTHING_LEFT, Sampler, SampleR
 from paceline.sampling.state import SamplingState
 from paceline.speculation.draft import Distribution, Draft
 from paceline.speculation.noise import StepNoise
-from paceline.speculation.target import TargetRows
+from paceline.speculation.target import SampledRows, TargetRows
 from paceline.speculation.verify import rule_of, verify
 
 VOCAB = 4
@@ -146,3 +146,41 @@ def test_a_row_without_a_distribution_says_why(params: SamplingParams, value: fl
     assert outcome.token_ids == [2, -1]
     assert target.errors == {1: message}
     assert [entry.token_id for entry in target.logprobs(outcome)] == [2]
+
+
+def sampled_rows(params: SamplingParams, logits: torch.Tensor, draft: tuple[int, ...]) -> tuple[SampledRows, Sampler]:
+    sampler = Sampler(VOCAB)
+    state = SamplingState(params, prompt_ids=PROMPT, vocab_size=VOCAB)
+    rows = [SampleRow(state, draft[:count]) for count in range(len(draft) + 1)]
+    return SampledRows(sampler, logits, rows), sampler
+
+
+@pytest.mark.parametrize("name", PARAMS)
+def test_rows_sampled_when_looked_at_are_those_sampled_together(name: str) -> None:
+    logits = torch.randn(4, VOCAB, generator=torch.Generator().manual_seed(3))
+    rows, sampler = sampled_rows(PARAMS[name], logits, (2, 3, 0))
+    together = sampler.sample(logits, rows._rows).token_ids
+    assert [rows[i] for i in (2, 0, 3, 1)] == [together[i] for i in (2, 0, 3, 1)]
+
+
+def test_rows_behind_the_first_refused_token_are_not_sampled() -> None:
+    logits = torch.randn(4, VOCAB, generator=torch.Generator().manual_seed(3))
+    rows, sampler = sampled_rows(PARAMS["plain"], logits, (0, 0, 0))
+    wrong = tuple((rows[0] + 1) % VOCAB for _ in range(3))
+    looked = []
+    sample = sampler.sample
+    sampler.sample = lambda *args: looked.append(args) or sample(*args)  # type: ignore[method-assign]
+    rows._tokens.clear()
+    (outcome,) = verify([-1] * 4, [0, 4], [Draft(wrong, "test")], {0: rows})
+    assert len(outcome.token_ids) == 1 and len(looked) == 1
+
+
+def test_a_row_without_a_token_matters_only_where_the_walk_goes() -> None:
+    logits = torch.randn(3, VOCAB, generator=torch.Generator().manual_seed(3))
+    logits[1] = math.nan
+    rows, _ = sampled_rows(PARAMS["plain"], logits, (0, 0))
+    first = rows[0]
+    (accepted,) = verify([-1] * 3, [0, 3], [Draft((first, 1), "test")], {0: rows})
+    assert accepted.token_ids == [first, -1] and rows.errors == {1: NOT_FINITE}
+    (refused,) = verify([-1] * 3, [0, 3], [Draft(((first + 1) % VOCAB, 1), "test")], {0: rows})
+    assert refused.token_ids == [first]

@@ -161,10 +161,12 @@ class Ops(Protocol):
 @dataclass(slots=True)
 class StepOutput:
     """``logits`` is float32 ``[L, vocabulary]``, ``hidden`` float32 ``[T, sum of captured widths]`` (None when nothing
-    is captured); both are valid until the program runs again."""
+    is captured); both are valid until the program runs again. ``best`` is int32 ``[L]``: the id of each row's largest
+    logit, the lowest on ties, -1 where a row has a logit that is not finite; None from backends that do not look."""
 
     logits: torch.Tensor
     hidden: torch.Tensor | None = None
+    best: IntArray | None = None
 
 
 class Program(Protocol):

@@ -13,10 +13,10 @@ from paceline.engine.kv_moves import PathMoves
 from paceline.engine.sequence import Sequence
 from paceline.kv.cache import KVCache
 from paceline.sampling.outputs import TokenLogprobs
-from paceline.sampling.sampler import Sampler, SampleRow
+from paceline.sampling.sampler import SampleOutput, Sampler, SampleRow
 from paceline.sampling.state import SamplingState
 from paceline.speculation.draft import Draft
-from paceline.speculation.target import TargetRows
+from paceline.speculation.target import SampledRows, TargetRows
 from paceline.speculation.verify import needs_target, verify
 
 
@@ -69,47 +69,57 @@ class Runner:
         """Computes the planned rows; one result a sequence, in order. Writes ``prompt_logprobs`` of those that want
         them."""
         output = self.program.run(self._builder.build(planned))
-        logits, self.hidden = output.logits, output.hidden
+        logits, best, self.hidden = output.logits, output.best, output.hidden
         if any(sequence.wants_prompt_logprobs for sequence in planned):
-            logits = self._take_prompt_logprobs(planned, logits)
+            logits, best = self._take_prompt_logprobs(planned, logits), None
         rows: list[SampleRow] = []
         starts = [0]
         drafts: list[Draft | None] = []
-        drawn: list[int] = []  # places in ``drafts`` of those that the target's distributions decide
+        slow: list[int] = []  # places in ``drafts`` of those whose rows cost more than an argmax
         for sequence in planned:
             if sequence.completes:
-                rows.append(sequence.sampling or self._start_sampling(sequence))
-                draft = None
-                if sequence.draft_rows:
-                    assert sequence.draft is not None
-                    draft = sequence.draft.trim(sequence.draft_rows)
-                    if not self.sampler.coupled and needs_target(draft, sequence.params):
-                        drawn.append(len(drafts))
-                        rows[-1] = SampleRow(rows[-1].state, deferred=True)
-                    rows += draft_rows(rows[-1], draft)
+                row = sequence.sampling or self._start_sampling(sequence)
+                draft = sequence.draft
+                if draft is not None and not row.plain:
+                    slow.append(len(drafts))
+                    row = SampleRow(row.state, deferred=True)
+                rows.append(row)
+                if draft is not None:
+                    rows += draft_rows(row, draft)
                 drafts.append(draft)
                 starts.append(len(rows))
         if not rows:
             return [StepResult([], sequence.rows) for sequence in planned]
-        return self._sample(planned, logits, rows, starts, drafts, drawn)
+        looked_at = self._look_at(logits.cpu(), rows, starts, drafts, slow) if slow else {}
+        sampled = self.sampler.sample(logits, rows, best)
+        return self._verify(planned, sampled, starts, drafts, looked_at)
 
-    def _sample(
+    def _look_at(
         self,
-        planned: Seq[Sequence],
         logits: torch.Tensor,
         rows: list[SampleRow],
         starts: list[int],
         drafts: list[Draft | None],
-        drawn: list[int],
+        slow: list[int],
+    ) -> dict[int, TargetRows | SampledRows]:
+        """For each of these drafts the rows of its sequence, for its rule to look at."""
+        looked_at: dict[int, TargetRows | SampledRows] = {}
+        for s in slow:
+            own, draft = slice(starts[s], starts[s + 1]), drafts[s]
+            drawn = not self.sampler.coupled and draft is not None and needs_target(draft, rows[own.start].state.params)
+            mine = rows[own] if drawn else [SampleRow(row.state, row.draft) for row in rows[own]]
+            looked_at[s] = (TargetRows if drawn else SampledRows)(self.sampler, logits[own], mine)
+        return looked_at
+
+    def _verify(
+        self,
+        planned: Seq[Sequence],
+        sampled: SampleOutput,
+        starts: list[int],
+        drafts: list[Draft | None],
+        looked_at: dict[int, TargetRows | SampledRows],
     ) -> list[StepResult]:
-        targets: dict[int, TargetRows] = {}
-        if drawn:
-            logits = logits.cpu()
-            for s in drawn:
-                own = slice(starts[s], starts[s + 1])
-                targets[s] = TargetRows(self.sampler, logits[own], rows[own])
-        sampled = self.sampler.sample(logits, rows)
-        verified = verify(sampled.token_ids, starts, drafts, targets)
+        verified = verify(sampled.token_ids, starts, drafts, looked_at)
         results = []
         moves = PathMoves(self.cache)
         done = 0
@@ -117,19 +127,18 @@ class Runner:
             if not sequence.completes:
                 results.append(StepResult([], sequence.rows))
                 continue
-            outcome, start, target = verified[done], starts[done], targets.get(done)
+            outcome, start, rows = verified[done], starts[done], looked_at.get(done)
             done += 1
             token_ids, path = outcome.token_ids, outcome.path
             moves.add(sequence, path)
             result = StepResult(token_ids, sequence.rows + outcome.num_accepted, outcome.num_accepted, path)
-            if sampled.logprobs is not None and sequence.params.logprobs is not None:
-                result.logprobs = (
-                    target.logprobs(outcome)
-                    if target is not None
-                    else [entry for row in path if (entry := sampled.logprobs[start + row]) is not None]
-                )
+            if sequence.params.logprobs is not None:
+                if rows is not None:
+                    result.logprobs = rows.logprobs(outcome)
+                elif sampled.logprobs is not None:
+                    result.logprobs = [entry for row in path if (entry := sampled.logprobs[start + row]) is not None]
             if token_ids[-1] < 0:
-                messages, row = (sampled.errors, start + path[-1]) if target is None else (target.errors, path[-1])
+                messages, row = (sampled.errors, start + path[-1]) if rows is None else (rows.errors, path[-1])
                 result.error = messages.get(row, "the model gave no token")
                 result.token_ids = token_ids[:-1]
             results.append(result)

@@ -32,12 +32,18 @@ class SampleRow:
     this row's token, that one included (none for the row of the last committed token). The token sampled here gets
     position ``state.num_tokens + len(draft)``. A row without drafts can be kept and passed again every step.
 
-    ``deferred`` rows (never greedy ones) are not sampled: verification of a drawn draft decides what follows them.
+    ``deferred`` rows are not sampled with the others: verification of a draft looks at them one by one.
     """
 
     state: SamplingState
     draft: tuple[int, ...] = ()
     deferred: bool = False
+
+    @property
+    def plain(self) -> bool:
+        """Its token is the largest logit's, and nobody wants to know more."""
+        state = self.state
+        return not (state.edited or state.params.temperature > 0.0 or state.params.logprobs is not None)
 
 
 @dataclass(slots=True)
@@ -66,18 +72,23 @@ class Sampler:
         self._edited: Row = np.empty(vocab_size, dtype=np.float32)
         self._scratch: Row = np.empty(vocab_size, dtype=np.float32)
 
-    def sample(self, logits: torch.Tensor, rows: Sequence[SampleRow]) -> SampleOutput:
+    def sample(
+        self, logits: torch.Tensor, rows: Sequence[SampleRow], best: npt.NDArray[np.int32] | None = None
+    ) -> SampleOutput:
         """Samples a token for each row.
 
         ``logits`` is float32 ``[L, V]`` (not changed), ``rows`` has L entries. ``logprobs`` are filled for rows whose
         ``params.logprobs`` is not None. A greedy row takes the largest processed logit, the lowest id on ties; the
-        others draw with the noise of (seed, sequence index, position).
+        others draw with the noise of (seed, sequence index, position). ``best``: see ``StepOutput``.
         """
         assert logits.dtype == torch.float32 and logits.shape == (len(rows), self.vocab_size)
         for row in rows:
-            state = row.state
-            if state.edited or state.params.temperature > 0.0 or state.params.logprobs is not None:
-                return self._sample_rows(_host(logits), rows)
+            if row.deferred or not row.plain:
+                return self._sample_rows(_host(logits), rows, best)
+        if best is not None:
+            token_ids = best.tolist()
+            if min(token_ids) >= 0:
+                return SampleOutput(token_ids)
         return _argmax_all(logits)
 
     def prompt_logprobs(
@@ -105,14 +116,20 @@ class Sampler:
                 return np.array([processed.argmax()]), np.ones(1)
             return self._truncator.distribution(processed, top, params)
 
-    def _sample_rows(self, logits: npt.NDArray[np.float32], rows: Sequence[SampleRow]) -> SampleOutput:
+    def _sample_rows(
+        self, logits: npt.NDArray[np.float32], rows: Sequence[SampleRow], best: npt.NDArray[np.int32] | None
+    ) -> SampleOutput:
         noise = self._noise(rows)
         output = SampleOutput([-1] * len(rows))
         wanted = any(row.state.params.logprobs is not None for row in rows)
         output.logprobs = [None] * len(rows) if wanted else None
         with np.errstate(over="ignore", invalid="ignore"):  # gaps beyond float32 mean probability 0; NaN is reported
             for i, row in enumerate(rows):
-                if not row.deferred:
+                if row.deferred:
+                    continue
+                if best is not None and best[i] >= 0 and row.plain:
+                    output.token_ids[i] = int(best[i])
+                else:
                     self._sample_row(logits[i], row, i, noise.get(i), output)
         return output
 

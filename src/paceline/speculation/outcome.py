@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from paceline.speculation.draft import Distribution
 from paceline.speculation.noise import StepNoise
@@ -28,6 +28,7 @@ class Verified:
         return len(self.path) - 1
 
 
+@runtime_checkable
 class Target(Protocol):
     """The target's side of one sequence in one step."""
 

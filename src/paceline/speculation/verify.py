@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 from paceline.sampling.params import SamplingParams
 from paceline.speculation.draft import Draft
@@ -16,7 +17,13 @@ __all__ = ["Target", "Verified", "match_sampled", "needs_target", "rule_of", "ve
 DrawnRule = Callable[[Draft, Target], Verified]
 
 
-def match_sampled(sampled: Sequence[int], draft: Draft) -> Verified:
+class Rows(Protocol):
+    """The token sampled at each of a sequence's logit rows."""
+
+    def __getitem__(self, row: int, /) -> int: ...
+
+
+def match_sampled(sampled: Rows, draft: Draft) -> Verified:
     """The rule for drafts that are compared with the target's own choice (one-hot drafts; drafts coupled to the target
     through shared noise; greedy sequences): go to the child that equals the token sampled at its parent's row, while
     there is one.
@@ -30,7 +37,7 @@ def match_sampled(sampled: Sequence[int], draft: Draft) -> Verified:
             if sampled[count] != proposed:
                 break
             count += 1
-        return Verified(list(sampled[: count + 1]), list(range(count + 1)))
+        return Verified([sampled[row] for row in range(count + 1)], list(range(count + 1)))
     path = [0]
     for child, (proposed, parent) in enumerate(zip(draft.token_ids, draft.parents, strict=True)):
         # Parents come before children, so one pass visits a path in order; a twin of an accepted token is skipped.
@@ -56,14 +63,15 @@ def verify(
     sampled: Sequence[int],
     row_starts: Sequence[int],
     drafts: Sequence[Draft | None],
-    targets: Mapping[int, Target] | None = None,
+    looked_at: Mapping[int, Target | Rows] | None = None,
 ) -> list[Verified]:
     """Verifies one step's ragged batch of S sequences.
 
     ``sampled [L]`` holds the token sampled at each logit row; rows of sequence ``s`` are
     ``row_starts[s]:row_starts[s + 1]``: its last committed token, then its draft tokens in the draft's order. A
-    sequence without a draft has one row. Sequences named in ``targets`` have a drawn draft: ``rule_of`` it decides by
-    the target's distributions, and what ``sampled`` says of their rows does not matter. The others match.
+    sequence without a draft has one row. ``looked_at`` has the rows of sequences for which ``sampled`` says nothing: as
+    ``Target`` where the draft was drawn, whose distributions decide by the draft's rule; else as ``Rows``, sampled when
+    they are looked at, no further than the walk goes.
     """
     outcomes = []
     for s, draft in enumerate(drafts):
@@ -73,9 +81,9 @@ def verify(
             outcomes.append(Verified([sampled[start]], [0]))
             continue
         assert end - start == 1 + len(draft), f"sequence {s} has {end - start} logit rows for {len(draft)} drafts"
-        target = targets.get(s) if targets else None
-        if target is None:
-            outcomes.append(match_sampled(sampled[start:end], draft))
+        own = looked_at.get(s) if looked_at else None
+        if isinstance(own, Target):
+            outcomes.append(rule_of(draft)(draft, own))
         else:
-            outcomes.append(rule_of(draft)(draft, target))
+            outcomes.append(match_sampled(sampled[start:end] if own is None else own, draft))
     return outcomes

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from paceline import _cpu
@@ -80,6 +81,7 @@ class CpuProgram:
         self._keep = keep  # the weights must outlive the program
         self._logits = torch.empty((1, vocab_size))
         self._logits_array = self._logits.numpy()
+        self._best: IntArray = np.empty(max_rows, dtype=np.int32)
         self._hidden = torch.empty((1, native.hidden_width)) if native.hidden_width else None
 
     def run(self, batch: Batch) -> StepOutput:
@@ -99,9 +101,11 @@ class CpuProgram:
             batch.logit_rows,
             batch.parents,
             self._logits_array,
+            self._best,
             None if hidden is None else hidden.numpy(),
         )
-        return StepOutput(self._logits[:wanted], None if hidden is None else hidden[: batch.num_rows])
+        seen = None if hidden is None else hidden[: batch.num_rows]
+        return StepOutput(self._logits[:wanted], seen, self._best[:wanted])
 
     def _grown(self, output: torch.Tensor, rows: int) -> torch.Tensor:
         """Memory for ``rows`` rows or more; what was in ``output`` is not kept."""
