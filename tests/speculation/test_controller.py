@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from speculation_shapes import CPU_POINTS
 
+from paceline.sampling.grammar import ChoiceMatcher, GrammarMatcher
 from paceline.sampling.params import SamplingParams
 from paceline.sampling.speculative import Speculative
-from paceline.speculation.controller import Controller
+from paceline.speculation.controller import Controller, permitted
 from paceline.speculation.costs import StepCosts
 from paceline.speculation.decision import StepShape
 from paceline.speculation.draft import Draft
@@ -27,6 +28,7 @@ class FakeSequence:
     adapter: str | None = None
     index: int = 0
     prompt_length: int = 1
+    grammar: GrammarMatcher | None = None
 
     def __post_init__(self) -> None:
         self.tokens = [0]
@@ -221,3 +223,14 @@ def test_a_trees_tokens_are_verified_in_the_order_of_their_survival() -> None:
     (draft,) = world.run(60)
     assert draft is not None and draft.parents is not None
     assert [token for token in draft.token_ids if token > 0] == list(draft.token_ids)
+
+
+def test_drafts_end_where_the_form_of_the_output_ends_them() -> None:
+    grammar = ChoiceMatcher([(1, 2, 3), (1, 5)], eos_ids=[9])
+    for tokens, count in (((1, 2, 3, 9, 9), 5), ((1, 2, 4), 2), ((2, 1), 0), ((1, 5, 9), 3), ((1, 5, 6), 2)):
+        assert permitted(Draft(tokens, "a"), grammar) == count
+    world = World(Fixed("a", good=8))
+    world.sequences[0].grammar = ChoiceMatcher([(1, 2, 7)], eos_ids=[9])
+    world.controller.choose(world.sequences, [16], world.shape)
+    (track,) = world.controller._tracks.values()
+    assert track.candidates[0].draft.token_ids == (1, 2)

@@ -9,10 +9,12 @@ from __future__ import annotations
 import ctypes
 import gc
 import logging
+import math
 import os
 import signal
 import sys
 import threading
+import time
 from importlib import import_module
 from typing import Any, Protocol, cast
 
@@ -29,6 +31,8 @@ ToEngine = Request | Abort
 FromEngine = EngineReady | EngineFailed | StepReport
 
 _PR_SET_PDEATHSIG = 1
+
+STATS_EVERY = 0.1  # seconds
 
 
 class ProcessConfig(msgspec.Struct, kw_only=True):
@@ -83,6 +87,7 @@ class EngineLoop:
         self._decoder: msgspec.msgpack.Decoder[ToEngine] = msgspec.msgpack.Decoder(ToEngine)
         self._encode = msgspec.msgpack.Encoder().encode
         self._refused: list[SequenceDelta] = []
+        self._told = -math.inf  # when statistics went out
 
     def run(self) -> None:
         """Until the process ends."""
@@ -95,6 +100,7 @@ class EngineLoop:
         received = self.receive(wait=not engine.has_work())
         if engine.has_work():
             report = engine.step()
+            self._thin_out(report)
         elif received:
             report = StepReport(deltas=[], stats=engine.stats())
         else:
@@ -103,6 +109,15 @@ class EngineLoop:
             report.deltas.extend(self._refused)
             self._refused.clear()
         self.socket.send(self._encode(report))
+
+    def _thin_out(self, report: StepReport) -> None:
+        """Counters of drafters are for people and dashboards, and may name many adapters: between steps of one burst
+        they go out now and then only. A report without them changes nothing about them."""
+        now = time.monotonic()
+        if report.stats is None or now - self._told >= STATS_EVERY or not self.engine.has_work():
+            self._told = now
+        else:
+            report.stats = msgspec.structs.replace(report.stats, drafters=[], decisions={})
 
     def receive(self, wait: bool) -> int:
         """Handles what is in the socket; ``wait``: at least one message. The number of messages."""

@@ -43,6 +43,7 @@ class EngineClient:
         self.ready: EngineReady | None = None
         self.dead: str | None = None
         self.stats = EngineStats()
+        self._drafters = EngineStats()  # the last ones of this engine that told about drafters
         self.num_restarts = 0
         self.on_report = on_report
         self._options = options
@@ -224,6 +225,11 @@ class EngineClient:
             elif opened is self._probed:
                 self._probe()
         if report.stats is not None:
+            if report.stats.drafters or report.stats.decisions:
+                self._drafters = report.stats
+            else:  # not told with every step
+                report.stats.drafters = self._drafters.drafters
+                report.stats.decisions = self._drafters.decisions
             if self.num_restarts:
                 report.stats = add_counters(report.stats, self._counted)
             self.stats = report.stats
@@ -273,6 +279,7 @@ class EngineClient:
         self._link.kill()
         self._link.close()
         self._counted = self.stats
+        self._drafters = EngineStats()
         verdict = self._recovery.died(self._open.values(), self._progressed)
         logger.error("the engine process ended (%s) with %d requests open", reason, len(self._open))
         if (culprit := verdict.culprit) is not None:

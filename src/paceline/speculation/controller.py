@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from operator import ne
 
+from paceline.sampling.grammar import GrammarMatcher
 from paceline.speculation.admit import Admission, admit, best_first
 from paceline.speculation.calibration import Calibration, SequenceRecord, outcomes_of
 from paceline.speculation.costs import StepCosts
@@ -160,6 +161,8 @@ class Controller:
             return
         proposals = drafter.propose(sequences, limits)
         for sequence, track, draft in zip(sequences, tracks, proposals, strict=True):
+            if draft is not None and sequence.grammar is not None and draft.parents is None:
+                draft = draft.trim(permitted(draft, sequence.grammar))
             if draft is None or not len(draft):
                 continue
             survival = self.calibration.survivals(
@@ -260,3 +263,15 @@ def allowed(name: str, sequence: SequenceView) -> bool:
     """Whether the request lets this drafter propose."""
     wish = sequence.params.speculative
     return wish is None or wish.drafters is None or name in wish.drafters
+
+
+def permitted(draft: Draft, grammar: GrammarMatcher) -> int:
+    """Leading tokens of a chain that the form of the output allows: others have no chance, whoever proposes them. Where
+    tokens were drawn this cuts them by their own value, yet not by a choice: the target gives them no probability."""
+    for count, token in enumerate(draft.token_ids):
+        allowed = grammar.allowed(draft.token_ids[:count])
+        if allowed is None:
+            return count
+        if not (allowed[token] if allowed.dtype == bool else token in allowed):
+            return count
+    return len(draft)
