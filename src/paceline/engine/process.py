@@ -32,7 +32,8 @@ FromEngine = EngineReady | EngineFailed | StepReport
 
 _PR_SET_PDEATHSIG = 1
 
-STATS_EVERY = 0.1  # seconds
+FEW_DRAFTERS = 8  # whose counters are told after every step
+STATS_EVERY = 0.1  # seconds, for more of them
 
 
 class ProcessConfig(msgspec.Struct, kw_only=True):
@@ -111,13 +112,15 @@ class EngineLoop:
         self.socket.send(self._encode(report))
 
     def _thin_out(self, report: StepReport) -> None:
-        """Counters of drafters are for people and dashboards, and may name many adapters: between steps of one burst
-        they go out now and then only. A report without them changes nothing about them."""
-        now = time.monotonic()
-        if report.stats is None or now - self._told >= STATS_EVERY or not self.engine.has_work():
+        """Counters of drafters are for people and dashboards. Where they name many adapters they go out now and then
+        only, between the steps of one burst; a report without them changes nothing about them."""
+        stats, now = report.stats, time.monotonic()
+        if stats is None or len(stats.drafters) <= FEW_DRAFTERS:
+            return
+        if now - self._told >= STATS_EVERY or not self.engine.has_work():
             self._told = now
         else:
-            report.stats = msgspec.structs.replace(report.stats, drafters=[], decisions={})
+            report.stats = msgspec.structs.replace(stats, drafters=[], decisions={})
 
     def receive(self, wait: bool) -> int:
         """Handles what is in the socket; ``wait``: at least one message. The number of messages."""
