@@ -64,10 +64,11 @@ def test_masked_logits_have_no_probability() -> None:
     assert ids.tolist() == [5, 80] and probabilities.tolist() == [0.5, 0.5]
 
 
-def test_a_draw_is_the_inverse_distribution_at_the_drafts_own_noise() -> None:
+def test_a_draw_is_the_inverse_distribution_at_the_noise_of_its_step_and_place() -> None:
     ids, weights = np.array([3, 9, 40]), np.array([0.2, 0.5, 0.3])
-    view = View("r", [1, 2], SamplingParams(temperature=1.0, seed=77), index=2)
-    for position in range(50):
-        noise = uniform(77, 2, position, Purpose.DRAFT)
-        expected = 3 if noise < 0.2 else 9 if noise < 0.7 else 40
-        assert draw_independently(ids, weights, view, position) == expected
+    for length in range(1, 20):  # known tokens, which name the step
+        view = View("r", [1] * length, SamplingParams(temperature=1.0, seed=77), index=2)
+        for place in range(4):
+            noise = uniform(77, 2, length, Purpose.DRAFT, place)
+            expected = 3 if noise < 0.2 else 9 if noise < 0.7 else 40
+            assert draw_independently(ids, weights, view, length + place) == expected
