@@ -1,9 +1,9 @@
 """Greedy text of the default model is the same, token for token, with speculation on and off.
 
-Over two hundred real prompts: chat, edits, summaries, retrieval, translation, arithmetic, code, entities as JSON. Each is
-written once without drafts; then drafters x batch sizes x states of the prefix cache x sizes of a step share the prompts,
-so that any two settings meet somewhere. These configurations verify every proposal, good or bad, which no measured cost
-would allow; the last test has the controller that users have.
+Over two hundred real prompts: chat, edits, summaries, retrieval, translation, arithmetic, code, entities as JSON.
+Each is written once without drafts; then drafters x batch sizes x states of the prefix cache x sizes of a step share
+the prompts, so that any two settings meet somewhere. These configurations verify every proposal, good or bad, which no
+measured cost would allow; the last test has the controller that users have.
 """
 
 from __future__ import annotations
