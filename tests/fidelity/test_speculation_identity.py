@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 from itertools import chain, combinations, product, zip_longest
-from pathlib import Path
 
 import pytest
 from default_model_speculation import Case, Target, serve
@@ -108,11 +107,6 @@ class Prompts:
 
     plan: dict[Configuration, list[Case]]
     texts: dict[tuple[str, int], list[int]]
-
-
-@pytest.fixture(scope="module")
-def target(default_model: Path) -> Target:
-    return Target(default_model)
 
 
 @pytest.fixture(scope="module")
