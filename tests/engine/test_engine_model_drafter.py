@@ -7,7 +7,7 @@ from collections.abc import Sequence as Seq
 from pathlib import Path
 
 import pytest
-from fake_drafters import Answers
+from fake_drafters import Answers, TakesAll
 from fake_model import MACHINE, serve
 
 from paceline.backends.base import Backend
@@ -15,33 +15,38 @@ from paceline.backends.registry import get_backend
 from paceline.engine.config import EngineConfig
 from paceline.engine.engine import Engine
 from paceline.engine.messages import Request
-from paceline.engine.sequence import Sequence
 from paceline.errors import PacelineError
 from paceline.models.loading import LoadedModel, load_model
 from paceline.sampling.params import SamplingParams
 from paceline.speculation.draft import Draft
 from paceline.speculation.drafters import model as model_drafter
+from paceline.speculation.drafters.base import Progress, SequenceView
 from paceline.speculation.drafters.model import ModelDrafter
 
 TARGET = "gemma3_text"  # two cache groups
 LENGTH = 3
 
 
-class OnlyDrafter:
-    """The model drafter as all that drafts, ``LENGTH`` tokens for everyone."""
+class ShortDrafts:
+    """The model drafter with at most ``LENGTH`` tokens a draft, its cache checked after every call."""
+
+    name = "model"
+    cheap = False
+    layers = ()
 
     def __init__(self, drafter: ModelDrafter) -> None:
         self.drafter = drafter
 
-    def propose(self, sequences: Seq[Sequence]) -> list[Draft | None]:
-        drafts = self.drafter.propose(sequences, [LENGTH] * len(sequences))
+    def propose(self, sequences: Seq[SequenceView], lengths: Seq[int]) -> list[Draft | None]:
+        drafts = self.drafter.propose(sequences, [min(LENGTH, length) for length in lengths])
         self.drafter.check_integrity()
         return drafts
 
-    def observe(self, sequences: Seq[Sequence], accepted: Seq[Seq[int]]) -> None:
-        for sequence in sequences:
-            if sequence.finish_reason is not None:
-                self.drafter.forget(sequence)
+    def observe(self, progress: Seq[Progress]) -> None:
+        self.drafter.observe(progress)
+
+    def forget(self, sequence: SequenceView) -> None:
+        self.drafter.forget(sequence)
 
 
 def requests() -> list[Request]:
@@ -88,14 +93,14 @@ def _no_path_is_hopeless(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def serve_with(
     name: str, target: Path, draft: Path, config: dict | None = None, blocks: int = 64, **options: object
-) -> tuple[Answers, Engine, OnlyDrafter]:
+) -> tuple[Answers, Engine, ShortDrafts]:
     model, backend = loaded(name, target)
     own = backend.sibling()
     draft_model = load_model(draft, own)
     groups = draft_model.spec.cache_spec().num_groups
-    drafter = OnlyDrafter(ModelDrafter(draft_model, own, [blocks] * groups, 8, **options))
+    drafter = ShortDrafts(ModelDrafter(draft_model, own, [blocks] * groups, 8, **options))
     wishes = EngineConfig(**{"kv_blocks": 64, **(config or {})})
-    engine = Engine(model, backend, wishes, drafter=drafter, limits=MACHINE)
+    engine = Engine(model, backend, wishes, controller=TakesAll(drafter), limits=MACHINE)
     texts = {key: outcome.token_ids for key, outcome in serve(engine, *requests()).items()}
     return texts, engine, drafter
 

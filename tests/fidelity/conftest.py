@@ -13,6 +13,7 @@ from paceline.backends.registry import get_backend
 from paceline.errors import PacelineError
 
 if TYPE_CHECKING:
+    from default_model_speculation import Target
     from transformers_reference import Reference
 
 BACKENDS = ["torch", "cpu"]
@@ -40,3 +41,11 @@ def reference(tiny_checkpoint: Callable[[str], Path]) -> Callable[[str], Referen
         return made[variant]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def target(default_model: Path) -> Target:
+    """The default model on the cpu backend, loaded once for all that speculates on it."""
+    from default_model_speculation import Target
+
+    return Target(default_model)

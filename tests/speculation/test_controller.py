@@ -194,6 +194,18 @@ def test_a_model_drafter_is_not_asked_where_a_cheap_one_is_as_good() -> None:
     assert len(model.asked) - asked <= 2
 
 
+def test_a_model_drafter_that_nobody_was_allowed_to_ask_can_be_asked_later() -> None:
+    """The first look at it comes after so many steps that it is a look now and then."""
+    model = Fixed("model", good=8, cheap=False)
+    world = World(model, speculative=Speculative(drafters=()))
+    world.run(300)
+    assert not model.asked
+    for sequence in world.sequences:
+        sequence.params = SamplingParams()
+    (draft,) = world.run(30)
+    assert draft is not None and draft.drafter == "model"
+
+
 def test_nothing_is_drafted_before_the_machine_was_timed() -> None:
     controller = Controller([Fixed("a", good=8)])
     assert controller.choose([FakeSequence()], [8], StepShape(1, 0, ROWS)).drafts == [None]

@@ -37,6 +37,7 @@ def build_in_own_process(options: EngineOptions) -> tuple[Engine, EngineReady]:
 def build_engine(options: EngineOptions, own_process: bool = False) -> tuple[Engine, EngineReady]:
     """Loads the model that ``options`` name. Raises ``ModelLoadError`` for a model that cannot be found or loaded,
     ``InvalidRequestError`` for a setting that cannot be met."""
+    options.speculation.validate()  # a mistake there should not wait for a model to be fetched and loaded
     source = resolve_model(options.model)
     path, choices = source.path, [Choice("model", source.name, source.reason)]
     threads = options.threads or machine.usable_cores()

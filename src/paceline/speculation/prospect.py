@@ -25,10 +25,7 @@ class Prospect:
 
     def survival(self, adapter: str | None, limit: int) -> Seq[float]:
         """Of the first ``limit`` tokens it would propose."""
-        means = self._means.get(adapter)
-        if means is None:
-            means = self._means[adapter] = [HOPE ** (i + 1) for i in range(MAX_LENGTH)]
-        return means[:limit]
+        return self._mean(adapter)[:limit]
 
     def seconds(self, sequences: int, length: int) -> float:
         """Of a proposal of ``length`` tokens for each of ``sequences``; 0 as long as nothing is known, so that it is
@@ -48,8 +45,14 @@ class Prospect:
         else:
             self._costs.observe(sequences, length, seconds)
         for adapter, values in survivals:
-            means = self._means[adapter]
+            means = self._mean(adapter)
             for i, value in enumerate(values[:MAX_LENGTH]):
                 means[i] += RATE * (value - means[i])
             for i in range(min(len(values), MAX_LENGTH), MAX_LENGTH):  # what it did not propose it did not believe in
                 means[i] = min(means[i], means[i - 1]) if i else means[i]
+
+    def _mean(self, adapter: str | None) -> list[float]:
+        means = self._means.get(adapter)
+        if means is None:
+            means = self._means[adapter] = [HOPE ** (i + 1) for i in range(MAX_LENGTH)]
+        return means
