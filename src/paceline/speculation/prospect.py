@@ -30,6 +30,10 @@ class Prospect:
             means = self._means[adapter] = [HOPE ** (i + 1) for i in range(MAX_LENGTH)]
         return means[:limit]
 
+    def forget_adapter(self, adapter: str) -> None:
+        """It was unloaded."""
+        self._means.pop(adapter, None)
+
     def seconds(self, sequences: int, length: int) -> float:
         """Of a proposal of ``length`` tokens for each of ``sequences``; 0 as long as nothing is known, so that it is
         tried."""
