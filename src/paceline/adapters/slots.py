@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from typing import Any, Protocol
+from collections.abc import Collection
 
 from paceline.adapters.adapter import Adapter
-
-
-class SlotBackend(Protocol):
-    """The part of ``Backend`` that holds adapters. Called between steps only."""
-
-    @property
-    def max_adapters(self) -> int:
-        """Slots: 0 to this, exclusively."""
-
-    def load_adapter(self, index: int, parts: Mapping[tuple[int, str], Any]) -> None:
-        """Replaces what slot ``index`` held."""
-
-    def unload_adapter(self, index: int) -> None: ...
+from paceline.backends.base import Backend
 
 
 class AdapterSlots:
     """Gives slots to adapters. One that no running sequence holds may be given to another adapter; of these the least
     recently used goes first."""
 
-    def __init__(self, backend: SlotBackend | None, count: int) -> None:
+    def __init__(self, backend: Backend, count: int) -> None:
         self._backend = backend
         self.occupants: list[Adapter | None] = [None] * count
 
@@ -54,7 +41,7 @@ class AdapterSlots:
 
     def fill(self, adapter: Adapter) -> None:
         """Puts the weights into the adapter's slot. Raises what the backend raises."""
-        assert self._backend is not None and adapter.slot is not None and adapter.weights is not None
+        assert adapter.slot is not None and adapter.weights is not None
         self._backend.load_adapter(adapter.slot, adapter.weights.parts)
         adapter.resident = True
 
@@ -63,7 +50,6 @@ class AdapterSlots:
         assert not adapter.num_running, "running sequences use it"
         if adapter.slot is None:
             return
-        assert self._backend is not None
         self._backend.unload_adapter(adapter.slot)
         self.occupants[adapter.slot] = None
         adapter.slot, adapter.resident = None, False

@@ -20,11 +20,10 @@ from collections.abc import Iterable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 from paceline.adapters.adapter import Adapter
 from paceline.adapters.registry import AdapterRegistry, Outcome, Reader
-from paceline.adapters.slots import AdapterSlots, SlotBackend
+from paceline.adapters.slots import AdapterSlots
 from paceline.backends.base import Backend
 from paceline.engine.messages import AdapterInfo, AdapterReply, AdapterStats, EngineStats
 from paceline.engine.sequence import Sequence
@@ -43,7 +42,7 @@ class Reservation:
 
 def num_slots(backend: Backend, wish: int | None) -> int:
     """Slots to use. Raises ``InvalidRequestError`` for more than the backend has."""
-    most = cast(SlotBackend, backend).max_adapters
+    most = backend.max_adapters
     if wish is not None and wish > most:
         raise InvalidRequestError(
             f"max_adapters is {wish}, but the backend {backend.name} runs at most {most} different adapters at once",
@@ -65,7 +64,7 @@ class Adapters:
         cache_bytes: int = 0,
     ) -> None:
         count = 0 if read is None else num_slots(backend, max_adapters)
-        slots = AdapterSlots(cast(SlotBackend, backend), count)
+        slots = AdapterSlots(backend, count)
         self.registry = AdapterRegistry(read, slots, cache_bytes, on_evict=self._count_eviction)
         self._slots = slots
         self._stats = stats

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import fields
-from importlib import import_module
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
-from paceline.adapters.adapter import Weights
-from paceline.adapters.registry import Reader
+from paceline.adapters.peft import read_adapter
 from paceline.backends.base import Backend
 from paceline.backends.registry import get_backend
 from paceline.engine import machine
@@ -59,7 +58,7 @@ def build_engine(options: EngineOptions, own_process: bool = False) -> tuple[Eng
         eos_ids=eos_ids(path, model.config),
         controller=controller,
         limits=limits,
-        read_adapter=adapter_reader(model, backend, source.name),
+        read_adapter=partial(read_adapter, shapes=model.adapter_shapes, base=source.name),
     )
     if controller is not None:
         controller.costs = StepCosts(engine.time_steps())
@@ -121,19 +120,6 @@ def open_controller(
     made = list(open_drafters(wishes, target, backend))
     controller = Controller([drafter for _, (drafter, _) in made], coupled=wishes.sampling == "coupled")
     return controller, [Choice(f"drafter {name}", "on", reason) for name, (_, reason) in made]
-
-
-def adapter_reader(model: LoadedModel, backend: Backend, base: str) -> Reader | None:
-    """Reads adapters for ``model``; None: the backend has no place for any. ``base`` is the model's name."""
-    if not hasattr(backend, "max_adapters"):
-        return None
-
-    def read(folder: Path) -> Weights:
-        peft: Any = import_module("paceline.adapters.peft")
-        weights: Weights = peft.read_adapter(folder, cast(Any, model).adapter_shapes, base)
-        return weights
-
-    return read
 
 
 def load_adapters(engine: Engine, adapters: Mapping[str, str]) -> Choice:
