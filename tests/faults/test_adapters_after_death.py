@@ -10,8 +10,11 @@ import msgspec
 import pytest
 from fake_engine import expected
 
+from lora_models import TARGETS, random_tensors, write_adapter
 from paceline.engine.messages import Request
+from paceline.engine.options import ENGINE_FACTORY
 from paceline.errors import AdapterError, EngineDeadError, ModelLoadError
+from tiny_models import tiny_model
 
 
 @pytest.fixture
@@ -176,3 +179,32 @@ def test_a_bad_adapter_among_those_of_the_start_is_told_at_the_start(engine_clie
 
     with pytest.raises(ModelLoadError, match="wrong shapes"):
         run(scenario())
+
+
+def test_real_adapters_survive_a_real_engine(
+    engine_client, make_request, collect, until, run, tiny_checkpoint, tmp_path
+) -> None:
+    """PEFT folders, a tiny random model, its engine killed in the middle."""
+    model = tiny_checkpoint("smollm2")
+    reference = tiny_model("smollm2")
+    folders = {
+        name: str(write_adapter(tmp_path / name, random_tensors(reference, 2, targets=TARGETS, seed=seed), r=2))
+        for seed, name in enumerate(("a", "b"))
+    }
+    options = {"factory": ENGINE_FACTORY, "backend": "torch", "threads": 1, "kv_blocks": 64, "adapters": folders}
+
+    async def scenario() -> None:
+        async with engine_client(str(model), **options) as client:
+            made = [with_adapter(make_request(max_tokens=80, ignore_eos=True, temperature=0.0), n) for n in ("a", "b")]
+            undisturbed = [(await collect(client, one)).tokens() for one in made]
+            assert undisturbed[0] != undisturbed[1]
+            again = [msgspec.structs.replace(one, request_id=f"{one.request_id}+") for one in made]
+            streams = [asyncio.ensure_future(collect(client, one, 0.001)) for one in again]
+            await until(lambda: all(opened.has_outputs for opened in client._open.values()) and client.num_open == 2)
+            await kill(client, until)
+            assert [(await stream).tokens() for stream in streams] == undisturbed
+            assert {entry.adapter: entry.requests for entry in client.stats.adapters} == {"a": 3, "b": 3}
+            with pytest.raises(AdapterError, match="there is no adapter at"):
+                await client.load_adapter("c", str(tmp_path))
+
+    run(scenario())

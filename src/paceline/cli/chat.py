@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from paceline.llm import LLM
     from paceline.sampling.params import SamplingParams
 
-HELP = "/reset forgets the conversation, /exit or Ctrl-D leaves, Ctrl-C stops an answer."
+HELP = "/reset forgets the conversation, /adapter NAME changes who answers, /exit or Ctrl-D leaves, Ctrl-C stops."
 
 
 def chat(
