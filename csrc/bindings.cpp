@@ -6,6 +6,7 @@
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
+#include <nanobind/stl/variant.h>
 #include <nanobind/stl/vector.h>
 
 #include <stdexcept>
@@ -39,7 +40,7 @@ struct Store {
 };
 
 void add_part(Store& store, Matrix& m, const std::string& kind, int rows, int columns, int group, bool scale_f32,
-              Bytes data, std::optional<Bytes> scale, std::optional<Bytes> minimum) {
+              Bytes data, std::optional<Bytes> scale, std::optional<Bytes> minimum, int site) {
   const char* names[] = {"f32", "f16", "bf16", "q4", "q8"};
   int k = 0;
   while (k < 5 && kind != names[k]) ++k;
@@ -51,6 +52,7 @@ void add_part(Store& store, Matrix& m, const std::string& kind, int rows, int co
     nb::gil_scoped_release release;
     s = pack(view, store.arena);
   }
+  s.site = site;
   s.first_out = m.outs;
   s.first_tile = m.tiles;
   m.outs += rows;
@@ -89,7 +91,7 @@ std::vector<std::pair<std::string, bool>> names_of(const std::vector<const Kerne
 const int32_t* pointer(const std::optional<Ints>& a) { return a ? a->data() : nullptr; }
 
 void run(Program& p, Ints token_ids, Ints positions, Ints row_starts, Ints context_lens, Ints slots, Ints block_tables,
-         Ints selected, std::optional<Ints> parents, Floats logits, MutableInts best, std::optional<Floats> hidden) {
+         Ints selected, std::optional<Ints> parents, std::optional<Ints> adapters, Floats logits, MutableInts best, std::optional<Floats> hidden) {
   Step s;
   s.rows = static_cast<int>(token_ids.size());
   s.seqs = static_cast<int>(context_lens.size());
@@ -113,9 +115,41 @@ void run(Program& p, Ints token_ids, Ints positions, Ints row_starts, Ints conte
   s.block_tables = block_tables.data();
   s.selected = selected.data();
   s.parents = pointer(parents);
+  if (adapters && adapters->size() != context_lens.size())
+    throw std::invalid_argument("each sequence needs an adapter slot, or -1");
+  s.adapters = pointer(adapters);
   s.logits = logits.data();
   nb::gil_scoped_release release;
   p.run(std::move(s));
+}
+
+// A part: site, scale, A [rank, in], B [out, rank]; both matrices of float32, or of bfloat16 seen as uint16.
+template <class T>
+using Halves = nb::ndarray<const T, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+
+template <class T>
+LoraView lora_view(int site, float scale, const Halves<T>& a, const Halves<T>& b) {
+  if (a.shape(0) != b.shape(1) || a.shape(0) == 0) throw std::invalid_argument("A and B must have one rank");
+  return {site, static_cast<int>(a.shape(0)), static_cast<int>(a.shape(1)), static_cast<int>(b.shape(0)),
+          sizeof(T) == 4, scale, reinterpret_cast<const uint8_t*>(a.data()),
+          reinterpret_cast<const uint8_t*>(b.data())};
+}
+
+void bind_adapters(nb::module_& m) {
+  using Wide = std::tuple<int, float, Halves<float>, Halves<float>>;
+  using Half = std::tuple<int, float, Halves<uint16_t>, Halves<uint16_t>>;
+  nb::class_<Adapters>(m, "Adapters")
+      .def(nb::init<int>())
+      .def("load", [](Adapters& adapters, int index, const std::vector<std::variant<Wide, Half>>& parts) {
+        std::vector<LoraView> views;
+        for (const auto& part : parts)
+          std::visit([&](const auto& p) {
+            views.push_back(lora_view(std::get<0>(p), std::get<1>(p), std::get<2>(p), std::get<3>(p)));
+          }, part);
+        nb::gil_scoped_release release;
+        adapters.load(index, views);
+      })
+      .def("unload", &Adapters::unload);
 }
 
 void bind_recording(nb::class_<Program>& program) {
@@ -142,12 +176,12 @@ void bind_recording(nb::class_<Program>& program) {
       .def("linear", [](Program& p, const Matrix* w, int x, int out, const Vector* bias, bool residual, float scale,
                         bool to_logits, float softcap) {
         const Rows to = out >= 0 ? p.buffer(out) : Rows{};
-        p.add(LinearOp{w, p.buffer(x), to, data_of(bias), residual, scale, to_logits, softcap});
+        p.add(LinearOp{w, p.buffer(x), to, data_of(bias), residual, scale, to_logits, softcap, {}});
       }, "weight"_a, "x"_a, "out"_a, "bias"_a.none(), "residual"_a, "scale"_a, "to_logits"_a, "softcap"_a)
       .def("gated", [](Program& p, const Matrix* gate, const Matrix* up, int x, int out, int activation, int want) {
         if (gate->segments.size() != 1 || up->segments.size() != 1 || gate->outs != up->outs)
           throw std::invalid_argument("gate and up must each be one weight, of equal shape");
-        p.add(GatedOp{gate, up, p.buffer(x), p.buffer(out), activation, want});
+        p.add(GatedOp{gate, up, p.buffer(x), p.buffer(out), activation, want, {}});
       })
       .def("attention", [](Program& p, int group, int layer_in_group, int heads, int kv_heads, int dim, float scale,
                            float softcap, float eps, int window, int rope, const Vector* q_norm, const Vector* k_norm,
@@ -224,7 +258,7 @@ NB_MODULE(_cpu, m) {
       .def(nb::init<>())
       .def("matrix", [](Store& s) { return const_cast<Matrix*>(s.matrix(0, 0)); }, nb::rv_policy::reference_internal)
       .def("add_part", &add_part, "matrix"_a, "kind"_a, "rows"_a, "columns"_a, "group"_a, "scale_f32"_a, "data"_a,
-           "scale"_a.none(), "minimum"_a.none())
+           "scale"_a.none(), "minimum"_a.none(), "site"_a = -1)
       .def("vector", [](Store& s, nb::ndarray<const float, nb::ndim<1>, nb::c_contig> values) {
         return Vector{add_vector(s, values), static_cast<int>(values.size())};
       }, nb::keep_alive<0, 1>());
@@ -241,14 +275,15 @@ NB_MODULE(_cpu, m) {
       shapes.push_back({layers, heads, dim, blocks});
     new (self) Cache(t, shapes);
   });
+  bind_adapters(m);
   auto program = nb::class_<Program>(m, "Program");
   program.def("__init__", [](Program* self, std::shared_ptr<Team> team, std::shared_ptr<Cache> cache,
-                             const std::string& kernels, int max_rows) {
-    new (self) Program(std::move(team), std::move(cache), kernels_named(kernels), max_rows);
+                             std::shared_ptr<Adapters> adapters, const std::string& kernels, int max_rows) {
+    new (self) Program(std::move(team), std::move(cache), std::move(adapters), kernels_named(kernels), max_rows);
   });
   bind_recording(program);
   program.def("run", &run, "token_ids"_a, "positions"_a, "row_starts"_a, "context_lens"_a, "slots"_a, "block_tables"_a,
-              "selected"_a, "parents"_a.none(), "logits"_a, "best"_a, "hidden"_a.none())
+              "selected"_a, "parents"_a.none(), "adapters"_a.none(), "logits"_a, "best"_a, "hidden"_a.none())
       .def("profile", &Program::profile)
       .def("times", &Program::times);
   nb::class_<StreamBuffer>(m, "StreamBuffer")

@@ -38,6 +38,7 @@ struct Segment {
   int tiles = 0;
   int k = 0;           // padded inner size
   size_t tile_bytes = 0;
+  int site = -1;       // under which adapters update these rows; -1: none does
   const uint8_t* data = nullptr;
 
   bool quantized() const { return kind == Kind::Q4 || kind == Kind::Q8; }
@@ -103,6 +104,15 @@ struct AttentionTask {
   bool tree;  // the row sees the context and its ancestors only
 };
 
+struct Adapter;  // adapters.h
+
+// Up to a block of rows that share an adapter.
+struct AdapterRows {
+  const Adapter* adapter = nullptr;
+  int count = 0;
+  int rows[kRowBlock];
+};
+
 // One step's input (see Batch in backends/base.py) and what is derived from it once a step.
 struct Step {
   int rows = 0, seqs = 0, logit_rows = 0, groups = 0, table_width = 0;
@@ -114,11 +124,18 @@ struct Step {
   const int32_t* block_tables = nullptr;
   const int32_t* selected = nullptr;
   const int32_t* parents = nullptr;
+  const int32_t* adapters = nullptr;  // [seqs] slot or -1
   float* logits = nullptr;
   int32_t* best = nullptr;  // of each logit row the lowest id of the largest logit, -1 where some are not finite
   float* chunk_tops = nullptr;  // [logit row][logit_chunks] largest logit of each chunk's tiles, NaN likewise
   int logit_chunks = 0, logit_chunk_tiles = 0;
   float* hidden = nullptr;  // captured activations of all rows, or null
+
+  std::vector<const Adapter*> row_adapters;  // [rows] null: the base model; empty where all are
+  std::vector<AdapterRows> adapter_rows;
+  float* shrunk = nullptr;  // of the open op: [row][ranks of the op's weights side by side, each in whole tiles]
+  int shrunk_width = 0, shrink_tiles = 0;
+  float* shrunk_row(int row) const { return shrunk + static_cast<size_t>(row) * shrunk_width; }
 
   std::vector<AttentionTask> tasks;
   int splits = 1;  // partials computed in parallel per task; 1: a task walks all its keys itself

@@ -40,6 +40,7 @@ struct LinearOp {
   float scale = 1.0f;
   bool to_logits = false;  // rows are the selected ones, out is the step's logits; softcap applies
   float softcap = 0.0f;
+  std::vector<int> sites;  // of the weight's segments; empty where no adapter updates any
 };
 
 struct GatedOp {
@@ -49,6 +50,7 @@ struct GatedOp {
   Rows out;
   int activation = 0;
   int want = 0;
+  std::vector<int> sites;  // of gate and up, likewise
 };
 
 // The step's hidden states [rows][all captured widths] take x in columns [first, first + x.width).

@@ -29,7 +29,15 @@ bool is_tree(const Step& s, int seq) {
 }
 
 constexpr const char* kOpNames[] = {"rope", "embed", "rowwise", "linear", "gated", "attention", "moe", "capture"};
-constexpr const char* kPartNames[] = {"", ".store", ".split", "", ".route", ".gather", ".gated", ".down", ".combine"};
+constexpr const char* kPartNames[] = {"", ".shrink", ".store", ".split", "", ".route", ".gather", ".gated", ".down", ".combine"};
+
+std::vector<int> sites_of(const std::vector<const Matrix*>& weights) {
+  std::vector<int> sites;
+  for (const Matrix* m : weights)
+    for (const Segment& s : m->segments) sites.push_back(s.site);
+  const bool any = std::any_of(sites.begin(), sites.end(), [](int site) { return site >= 0; });
+  return any ? sites : std::vector<int>{};
+}
 
 template <class Item>
 void move_slots(const CacheGroup& group, const CacheShape& shape, const int32_t* sources, const int32_t* targets,
@@ -71,8 +79,13 @@ void Cache::move(int group, const int32_t* sources, const int32_t* targets, int 
   else move_slots<uint16_t>(groups[group], shape, sources, targets, count);
 }
 
-Program::Program(std::shared_ptr<Team> team, std::shared_ptr<Cache> cache, const Kernels& kernels, int max_rows)
-    : team_(std::move(team)), cache_(std::move(cache)), kernels_(kernels), max_rows_(max_rows) {}
+Program::Program(std::shared_ptr<Team> team, std::shared_ptr<Cache> cache, std::shared_ptr<Adapters> adapters,
+                 const Kernels& kernels, int max_rows)
+    : team_(std::move(team)),
+      cache_(std::move(cache)),
+      adapters_(std::move(adapters)),
+      kernels_(kernels),
+      max_rows_(max_rows) {}
 
 int Program::rows(int width, int want, int capacity) {
   Rows r;
@@ -103,7 +116,7 @@ void Program::capture(int x) {
 }
 
 void Program::seal() {
-  size_t attention = 0, width = 0;
+  size_t attention = 0, width = 0, shrink = 0;
   std::vector<Op> all(ropes_.begin(), ropes_.end());
   all.insert(all.end(), std::make_move_iterator(ops_.begin()), std::make_move_iterator(ops_.end()));
   ops_ = std::move(all);
@@ -118,10 +131,18 @@ void Program::seal() {
       for (Part p : {Part::Route, Part::Gather, Part::Gated, Part::Down, Part::Combine}) stages_.push_back({op, p});
     } else {
       if (auto* r = std::get_if<RowwiseOp>(&ops_[i])) width = std::max<size_t>(width, r->x.padded);
+      auto* l = std::get_if<LinearOp>(&ops_[i]);
+      auto* g = std::get_if<GatedOp>(&ops_[i]);
+      if (l) l->sites = sites_of({l->weight});
+      if (g) g->sites = sites_of({g->gate, g->up});
+      if ((l && !l->sites.empty()) || (g && !g->sites.empty())) {
+        shrink = std::max<size_t>(shrink, kRowBlock * (l ? l->x : g->x).padded);
+        stages_.push_back({op, Part::Shrink});
+      }
       stages_.push_back({op, Part::Whole});
     }
   }
-  scratch_floats_ = (std::max(attention, 2 * width) + 31) / 16 * 16;
+  scratch_floats_ = (std::max({attention, 2 * width, shrink}) + 31) / 16 * 16;
   scratch_.resize(scratch_floats_ * team_->size());
 }
 
@@ -152,8 +173,44 @@ void Program::plan(Step& s) {
   if (s.splits > 1) partials_.resize(std::max(partials_.size(), units * s.splits * partial_floats(*first)));
 }
 
+// Gathers the rows of each adapter, so that a step reads its weights once.
+void Program::plan_adapters(Step& s) {
+  if (!s.adapters) return;
+  std::vector<std::pair<int, int>> rows;  // slot, row
+  for (int q = 0; q < s.seqs; ++q)
+    for (int r = s.row_starts[q]; s.adapters[q] >= 0 && r < s.row_starts[q + 1]; ++r)
+      rows.emplace_back(s.adapters[q], r);
+  if (rows.empty()) return;
+  std::stable_sort(rows.begin(), rows.end(), [](auto& a, auto& b) { return a.first < b.first; });
+  s.row_adapters.assign(s.rows, nullptr);
+  for (const auto& [slot, row] : rows) {
+    const Adapter* adapter = &adapters_->at(slot);
+    s.row_adapters[row] = adapter;
+    if (s.adapter_rows.empty() || s.adapter_rows.back().adapter != adapter || s.adapter_rows.back().count == kRowBlock)
+      s.adapter_rows.push_back({adapter, 0, {}});
+    AdapterRows& block = s.adapter_rows.back();
+    block.rows[block.count++] = row;
+  }
+}
+
+// Lays out the step's A x of one op; gives the number of pieces that it is computed in.
+int Program::shrink_items(const std::vector<int>& sites) {
+  int tiles = 0;
+  for (const AdapterRows& block : step_.adapter_rows) {
+    int own = 0;
+    for (const int site : sites) own += block.adapter->part(site).tiles();
+    tiles = std::max(tiles, own);
+  }
+  step_.shrink_tiles = tiles;
+  step_.shrunk_width = tiles * kTile;
+  shrunk_.resize(std::max(shrunk_.size(), static_cast<size_t>(step_.rows) * step_.shrunk_width));
+  step_.shrunk = shrunk_.data();
+  return static_cast<int>(step_.adapter_rows.size()) * tiles;
+}
+
 void Program::run(Step step) {
   plan(step);
+  plan_adapters(step);
   step_rows_ = step.rows;
   step_ = std::move(step);
   team_->run(*this);
@@ -194,6 +251,11 @@ int Program::items(Stage& stage) {
     stage.per_chunk = chunk_size(items, threads, chunks_a_thread);
     return items;
   };
+  if (stage.part == Part::Shrink) {
+    if (step_.adapter_rows.empty()) return 0;
+    const auto* l = std::get_if<LinearOp>(&op);
+    return cut(shrink_items(l ? l->sites : std::get<GatedOp>(op).sites), 3);
+  }
   if (auto* r = std::get_if<RowwiseOp>(&op)) return cut(r->select ? step_.logit_rows : rows, 4);
   if (auto* l = std::get_if<LinearOp>(&op)) {
     if (l->to_logits && step_.logit_rows == 0) return 0;
@@ -261,6 +323,11 @@ void Program::ahead(int index, int thread) {
 
 void Program::run_item_range(const Stage& stage, int first, int last, int thread) {
   Op& op = ops_[stage.op];
+  if (stage.part == Part::Shrink) {
+    const auto shrink = [&](const auto& o) { kernels_.shrink(o.sites, o.x, step_, first, last, scratch(thread)); };
+    if (auto* l = std::get_if<LinearOp>(&op)) return shrink(*l);
+    return shrink(std::get<GatedOp>(op));
+  }
   if (auto* l = std::get_if<LinearOp>(&op)) return kernels_.linear(*l, step_, first, last);
   if (auto* g = std::get_if<GatedOp>(&op)) return kernels_.gated(*g, step_, first, last);
   if (auto* m = std::get_if<MoeOp>(&op)) return mixture(*m, stage.part, first, last);

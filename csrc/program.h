@@ -7,6 +7,7 @@
 #include <utility>
 #include <variant>
 
+#include "adapters.h"
 #include "arena.h"
 #include "kernels.h"
 #include "team.h"
@@ -33,7 +34,8 @@ class Cache {
 
 class Program final : public Stages {
  public:
-  Program(std::shared_ptr<Team> team, std::shared_ptr<Cache> cache, const Kernels& kernels, int max_rows);
+  Program(std::shared_ptr<Team> team, std::shared_ptr<Cache> cache, std::shared_ptr<Adapters> adapters,
+          const Kernels& kernels, int max_rows);
   ~Program() override { team_->settle(); }
 
   // Recording. rows() gives the number of a buffer that other ops name.
@@ -63,8 +65,8 @@ class Program final : public Stages {
 
  private:
   using Op = std::variant<Rope, EmbedOp, RowwiseOp, LinearOp, GatedOp, AttentionOp, MoeOp, CaptureOp>;
-  enum class Part { Whole, Store, Split, Attend, Route, Gather, Gated, Down, Combine };
-  static constexpr int kParts = 9;
+  enum class Part { Whole, Shrink, Store, Split, Attend, Route, Gather, Gated, Down, Combine };
+  static constexpr int kParts = 10;
   struct Stage {
     int op;
     Part part;
@@ -73,6 +75,8 @@ class Program final : public Stages {
   };
 
   void plan(Step& step);
+  void plan_adapters(Step& step);
+  int shrink_items(const std::vector<int>& sites);
   void find_best();
   int items(Stage& stage);
   void run_item_range(const Stage& stage, int first, int last, int thread);
@@ -83,6 +87,7 @@ class Program final : public Stages {
 
   std::shared_ptr<Team> team_;
   std::shared_ptr<Cache> cache_;
+  std::shared_ptr<Adapters> adapters_;
   const Kernels& kernels_;
   int max_rows_;
   int hidden_width_ = 0;
@@ -91,7 +96,7 @@ class Program final : public Stages {
   std::vector<Rope> ropes_;
   std::vector<Op> ops_;
   std::vector<Stage> stages_;
-  std::vector<float> scratch_, partials_, tops_;
+  std::vector<float> scratch_, partials_, tops_, shrunk_;
   size_t scratch_floats_ = 0;
   Step step_;
   std::atomic<int> step_rows_{0};

@@ -33,6 +33,7 @@ class PagedRunner:
         backend.allocate_cache(self.cache, [num_blocks] * self.cache.num_groups)
         self.program = backend.compile(model.build_with(capture) if capture else model.build, max_rows)
         self.hidden: torch.Tensor | None = None
+        self.adapters: dict[int, int] = {}  # slot of a sequence's adapter; without an entry: the base model
         self.lengths: dict[int, int] = {}  # computed tokens of each sequence
         self.tables: dict[int, list[list[int]]] = {}  # per sequence and group
         self.free = [list(range(num_blocks)) for _ in range(self.cache.num_groups)]
@@ -95,6 +96,7 @@ class PagedRunner:
             slots=_int32(slots),
             block_tables=_int32(padded),
             logit_rows=_int32(range(sum(counts))),
+            adapters=_int32([self.adapters.get(sequence, -1) for sequence, _ in chunks]) if self.adapters else None,
             parents=None if parents is None else _int32([parent for chunk in parents for parent in chunk]),
         )
 

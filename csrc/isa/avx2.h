@@ -86,6 +86,11 @@ inline void store_i8(int8_t* p, F v) {
   store(t, v);
   for (int i = 0; i < 16; ++i) p[i] = static_cast<int8_t>(t[i]);
 }
+inline F load_i8(const int8_t* p) {
+  const __m128i bytes = load_16b(p);
+  return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)),
+          _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(bytes, 8)))};
+}
 inline F to_float(I v) { return {_mm256_cvtepi32_ps(v.lo), _mm256_cvtepi32_ps(v.hi)}; }
 // Four int8 activations at a time of row r; rows of a group are 32 bytes apart.
 inline const int32_t* row_of(const int8_t* x, int r) { return reinterpret_cast<const int32_t*>(x + 32 * r); }

@@ -64,6 +64,9 @@ inline F load_bf16(const uint16_t* p) {
 inline void store_i8(int8_t* p, F v) {  // v holds whole numbers in [-127, 127]
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v)));
 }
+inline F load_i8(const int8_t* p) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+}
 inline F to_float(I v) { return _mm512_cvtepi32_ps(v); }
 
 // Four int8 activations at a time of row r; rows of a group are 32 bytes apart.

@@ -78,8 +78,8 @@ const Kernels& PACELINE_VARIANT() {
   namespace isa = PACELINE_ISA;
   static const Kernels table = {
       PACELINE_NAME,         isa::kBf16Activations, isa::run_embed,       isa::run_rowwise,
-      isa::run_rope_table,   isa::run_linear,       isa::run_gated,       isa::store_kv,
-      isa::attention,        isa::attention_split,  isa::attention_merge, isa::route,
+      isa::run_rope_table,   isa::run_linear,       isa::run_gated,       isa::run_shrink,
+      isa::store_kv,         isa::attention,        isa::attention_split,  isa::attention_merge, isa::route,
       isa::gather_pair,      isa::expert_gated,     isa::expert_down,     isa::combine_row,
       isa::AttentionScratch::floats,
   };

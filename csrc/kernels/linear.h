@@ -1,6 +1,7 @@
 // Matrix products: one tile of 16 outputs times a block of up to 8 rows.
 #pragma once
 
+#include "adapters.h"
 #include "math.h"
 #include "rows.h"
 
@@ -10,15 +11,6 @@ template <bool WIDE>
 inline F load_scales(const uint8_t* p, int g) {
   if constexpr (WIDE) return load(reinterpret_cast<const float*>(p) + g * kTile);
   else return load_f16(reinterpret_cast<const uint16_t*>(p) + g * kTile);
-}
-
-// Weights stream from memory once a step: ask for them well before they are needed. 8 KiB ahead measured best (of 0 to
-// 8 KiB; 75 against 100 GB/s): at full speed that is little more than the latency of memory.
-constexpr int kAhead = 8192;
-
-template <int BYTES>
-inline void prefetch_ahead(const uint8_t* p) {
-  for (int i = 0; i < BYTES; i += 64) _mm_prefetch(reinterpret_cast<const char*>(p + kAhead + i), _MM_HINT_T0);
 }
 
 // The rows of one block from `slot` on, one group of 32 activations after the other.
@@ -225,6 +217,7 @@ inline void run_linear(const LinearOp& op, const Step& step, int first, int last
     Tops tops;
     for_tiles(*op.weight, first, last, [&](const Segment& s, int tile, int count) {
       block_products(s, tile, count, op.x, row / kRowBlock, in_block, acc);
+      expand(op.sites, &s - op.weight->segments.data(), step, tile, count, row, in_block, acc);
       for (int t = 0; t < count; ++t) {
         const int column = (tile + t) * kTile, outs = std::min(kTile, s.outs - column);
         for (int r = 0; r < in_block; ++r)
@@ -241,8 +234,10 @@ inline void run_linear(const LinearOp& op, const Step& step, int first, int last
 }
 
 // Pairs of tiles [first, last) (32 outputs each) of activation(gate) * up for the rows of one row block.
+// update(tile, count, gates, ups) changes the products before the activation.
+template <class Update>
 inline void gated_rows(const Matrix& gate, const Matrix& up, Act act, const Rows& x, const Rows& out, int want,
-                       int block, int rows, int first, int last) {
+                       int block, int rows, int first, int last, Update update) {
   const Segment &g = gate.segments[0], &u = up.segments[0];
   F gates[kTilesAtOnce * kRowBlock], ups[kTilesAtOnce * kRowBlock];
   alignas(64) float values[kTilesAtOnce * kTile];
@@ -250,6 +245,7 @@ inline void gated_rows(const Matrix& gate, const Matrix& up, Act act, const Rows
     const int count = std::min({kTilesAtOnce, 2 * last - tile, g.tiles - tile});
     block_products(g, tile, count, x, block, rows, gates);
     block_products(u, tile, count, x, block, rows, ups);
+    update(tile, count, gates, ups);
     for (int r = 0; r < rows; ++r) {
       for (int t = 0; t < count; ++t)
         store(values + t * kTile, mul(activate(act, gates[t * kRowBlock + r]), ups[t * kRowBlock + r]));
@@ -262,9 +258,14 @@ inline void gated_rows(const Matrix& gate, const Matrix& up, Act act, const Rows
 
 inline void run_gated(const GatedOp& op, const Step& step, int first, int last) {
   [[maybe_unused]] const MatrixUnit unit(step.rows);
-  for (int row = 0; row < step.rows; row += kRowBlock)
-    gated_rows(*op.gate, *op.up, static_cast<Act>(op.activation), op.x, op.out, op.want, row / kRowBlock,
-               std::min(kRowBlock, step.rows - row), first, last);
+  for (int row = 0; row < step.rows; row += kRowBlock) {
+    const int in_block = std::min(kRowBlock, step.rows - row);
+    gated_rows(*op.gate, *op.up, static_cast<Act>(op.activation), op.x, op.out, op.want, row / kRowBlock, in_block,
+               first, last, [&](int tile, int count, F* gates, F* ups) {
+                 expand(op.sites, 0, step, tile, count, row, in_block, gates);
+                 expand(op.sites, 1, step, tile, count, row, in_block, ups);
+               });
+  }
 }
 
 }  // namespace PACELINE_ISA

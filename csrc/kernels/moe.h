@@ -54,7 +54,8 @@ inline void expert_gated(const MoeOp& op, int expert, int first, int last) {
   [[maybe_unused]] const MatrixUnit unit(rows);
   for (int row = 0; row < rows; row += kRowBlock)
     gated_rows(*op.gate[expert], *op.up[expert], static_cast<Act>(op.activation), op.gathered, op.hidden,
-               op.hidden_want, (start + row) / kRowBlock, std::min(kRowBlock, rows - row), first, last);
+               op.hidden_want, (start + row) / kRowBlock, std::min(kRowBlock, rows - row), first, last,
+               [](int, int, F*, F*) {});
 }
 
 inline void expert_down(const MoeOp& op, int expert, int first, int last) {

@@ -28,6 +28,15 @@ inline void with_flags(bool a, bool b, Run run) {
   else b ? run(No{}, Yes{}) : run(No{}, No{});
 }
 
+// Weights stream from memory once a step: ask for them well before they are needed. 8 KiB ahead measured best (of 0 to
+// 8 KiB; 75 against 100 GB/s): at full speed that is little more than the latency of memory.
+constexpr int kAhead = 8192;
+
+template <int BYTES>
+inline void prefetch_ahead(const uint8_t* p) {
+  for (int i = 0; i < BYTES; i += 64) _mm_prefetch(reinterpret_cast<const char*>(p + kAhead + i), _MM_HINT_T0);
+}
+
 inline float* plain_row(const Rows& rows, int row) { return rows.plain + static_cast<size_t>(row) * rows.padded; }
 
 // int8 with one scale per 32 values: q = round(v * 127 / max|v|). All zero where 127 / max|v| would overflow; a NaN or

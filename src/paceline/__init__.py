@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from paceline.engine.output import RequestOutput, SequenceOutput
     from paceline.engine.speculation_report import SpeculationReport
-    from paceline.errors import InvalidRequestError, ModelLoadError, PacelineError
+    from paceline.errors import AdapterError, InvalidRequestError, ModelLoadError, PacelineError
     from paceline.llm import LLM
     from paceline.sampling.params import SamplingParams
     from paceline.sampling.speculative import Speculative
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LLM",
+    "AdapterError",
     "InvalidRequestError",
     "ModelLoadError",
     "PacelineError",
@@ -39,6 +40,7 @@ _HOME = {
     "SpeculationOptions": "paceline.speculation.options",
     "SpeculationReport": "paceline.engine.speculation_report",
     "Speculative": "paceline.sampling.speculative",
+    "AdapterError": "paceline.errors",
     "InvalidRequestError": "paceline.errors",
     "ModelLoadError": "paceline.errors",
     "PacelineError": "paceline.errors",

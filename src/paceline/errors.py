@@ -20,6 +20,10 @@ class ModelLoadError(PacelineError):
     """A model that cannot be found, fetched, read or is not supported."""
 
 
+class AdapterError(PacelineError):
+    """An adapter that cannot be read, is not supported or does not fit the model."""
+
+
 class EngineDeadError(PacelineError):
     """The engine process is gone and does not come back (HTTP 503)."""
 

@@ -10,18 +10,19 @@ import uuid
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, Self, cast
+from typing import Any, NamedTuple, Self, cast
 
 import msgspec
 import torch
 
 from paceline.engine.detokenizer import TokenBytes
 from paceline.engine.factory import build_engine
-from paceline.engine.messages import EngineStats, Request
+from paceline.engine.messages import AdapterReply, EngineStats, Request
 from paceline.engine.options import EngineOptions
 from paceline.engine.output import RequestOutput, RequestText, SequenceOutput
-from paceline.errors import InvalidRequestError, PacelineError
+from paceline.errors import AdapterError, InvalidRequestError, PacelineError
 from paceline.models.tokenizer import load_tokenizer
 from paceline.sampling.bad_words import bad_words_ids
 from paceline.sampling.choices import choice_ids
@@ -29,6 +30,7 @@ from paceline.sampling.params import SamplingParams
 
 Prompt = str | Sequence[int]
 Message = Mapping[str, Any]
+Adapters = str | Sequence[str | None] | None
 Stream = Generator[SequenceOutput, None, None]
 
 
@@ -36,13 +38,15 @@ class LLM:
     """A model that generates text.
 
     ``model``: a folder, a ``.gguf`` file, a Hub id or an alias; empty for the default model. Keyword arguments are the
-    fields of ``EngineOptions``. ``info`` says what was loaded and every automatic choice with its reason.
+    fields of ``EngineOptions``; ``adapters`` are LoRA adapters, folders by name. ``info`` says what was loaded and
+    every automatic choice with its reason.
 
     Not thread-safe. Torch's number of threads is as the caller set it whenever the caller's code runs.
     """
 
     def __init__(self, model: str = "", **options: Any) -> None:
-        wishes = EngineOptions(model=str(model), **options)
+        adapters = {name: str(path) for name, path in (options.pop("adapters", None) or {}).items()}
+        wishes = EngineOptions(model=str(model), adapters=adapters, **options)
         wishes.speculation.validate()
         self._engine, self.info = build_engine(wishes)
         self.tokenizer = load_tokenizer(self.info.path)
@@ -56,19 +60,43 @@ class LLM:
         """Gauges as of now and counters since the start."""
         return self._engine.stats()
 
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Adapters that requests may name."""
+        return tuple(info.name for info in self._engine.adapters.infos())
+
+    def load_adapter(self, name: str, path: str | Path, *, replace: bool = False) -> None:
+        """Loads the LoRA adapter in a folder, in place of one that has the name if ``replace``. Raises
+        ``AdapterError`` with the reason; nothing has changed then."""
+        self._check_open()
+        self._engine.load_adapter(name, str(path), replace=replace)
+        while True:
+            for reply in self._step().replies:
+                if reply.name == name and reply.error is not None:
+                    raise AdapterError(reply.error)
+                if reply.name == name:
+                    return
+
+    def unload_adapter(self, name: str) -> None:
+        """Forgets an adapter; streams that use it may go on. Raises ``AdapterError``."""
+        self._check_open()
+        self._engine.unload_adapter(name)
+
     def generate(
         self,
         prompts: Prompt | Sequence[Prompt],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
+        adapter: Adapters = None,
         progress: bool = False,
     ) -> list[RequestOutput]:
         """Completes one or many prompts (texts or token ids); outputs come in the order of the prompts.
 
-        ``sampling_params``: one for all or one for each. Raises ``InvalidRequestError`` for a prompt or parameter that
+        ``sampling_params``: one for all or one for each. ``adapter``: the name of one for all, or for each prompt a
+        name or None, which is the base model. Raises ``InvalidRequestError`` for a prompt or parameter that
         cannot be served; nothing is generated then.
         """
-        requests = self._requests(_prompts(prompts), sampling_params)
+        requests = self._requests(_prompts(prompts), sampling_params, adapter)
         jobs = [_Job(request, self._table, prompt) for request, prompt in requests]
         for _ in _track(self._run(jobs), len(jobs), progress):
             pass
@@ -79,6 +107,7 @@ class LLM:
         messages: Sequence[Message] | Sequence[Sequence[Message]],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
+        adapter: Adapters = None,
         progress: bool = False,
         **template_options: Any,
     ) -> list[RequestOutput]:
@@ -86,20 +115,28 @@ class LLM:
         model's chat template, for example ``add_generation_prompt`` or ``continue_final_message``."""
         conversations = [messages] if messages and isinstance(messages[0], Mapping) else messages
         prompts = [self.chat_prompt_ids(conversation, **template_options) for conversation in conversations]  # type: ignore[arg-type]
-        return self.generate(prompts, sampling_params, progress=progress)
+        return self.generate(prompts, sampling_params, adapter=adapter, progress=progress)
 
-    def generate_stream(self, prompt: Prompt, sampling_params: SamplingParams | None = None) -> Stream:
+    def generate_stream(
+        self, prompt: Prompt, sampling_params: SamplingParams | None = None, *, adapter: str | None = None
+    ) -> Stream:
         """Completes one prompt; gives what is new as it comes. With ``n`` above 1, ``index`` says whose it is. Closing
         the iterator ends the generation. Several streams may be consumed in turn."""
-        ((request, text),) = self._requests([prompt], sampling_params)
+        ((request, text),) = self._requests([prompt], sampling_params, adapter)
         job = _Job(request, self._table, text)
         return self._stream(job)
 
     def chat_stream(
-        self, messages: Sequence[Message], sampling_params: SamplingParams | None = None, **template_options: Any
+        self,
+        messages: Sequence[Message],
+        sampling_params: SamplingParams | None = None,
+        *,
+        adapter: str | None = None,
+        **template_options: Any,
     ) -> Stream:
         """Answers one conversation; gives what is new as it comes."""
-        return self.generate_stream(self.chat_prompt_ids(messages, **template_options), sampling_params)
+        prompt = self.chat_prompt_ids(messages, **template_options)
+        return self.generate_stream(prompt, sampling_params, adapter=adapter)
 
     def chat_prompt_ids(self, messages: Sequence[Message], **template_options: Any) -> list[int]:
         """The conversation as the model reads it."""
@@ -121,12 +158,18 @@ class LLM:
 
     # Requests
 
-    def _requests(
-        self, prompts: Sequence[Prompt], sampling_params: SamplingParams | Sequence[SamplingParams] | None
-    ) -> list[tuple[Request, str | None]]:
-        """Requests, each with its prompt's text if that was given as text."""
+    def _check_open(self) -> None:
         if self._closed:
             raise PacelineError("this LLM is closed")
+
+    def _requests(
+        self,
+        prompts: Sequence[Prompt],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None,
+        adapter: Adapters,
+    ) -> list[tuple[Request, str | None]]:
+        """Requests, each with its prompt's text if that was given as text."""
+        self._check_open()
         if isinstance(sampling_params, SamplingParams) or sampling_params is None:
             sampling_params = [sampling_params or SamplingParams()] * len(prompts)
         if len(sampling_params) != len(prompts):
@@ -135,12 +178,20 @@ class LLM:
                 f"for {len(prompts)}",
                 param="sampling_params",
             )
+        adapters = [adapter] * len(prompts) if isinstance(adapter, str) or adapter is None else list(adapter)
+        if len(adapters) != len(prompts):
+            raise InvalidRequestError(
+                f"there must be one adapter or as many as prompts, got {len(adapters)} for {len(prompts)}",
+                param="adapter",
+            )
         now, prepared = time.time(), [self._prepare(params) for params in sampling_params]
         pairs: list[tuple[Request, str | None]] = []
-        for prompt, params in zip(prompts, prepared, strict=True):
+        for prompt, params, name in zip(prompts, prepared, adapters, strict=True):
             text = prompt if isinstance(prompt, str) else None
             ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else [int(token) for token in prompt]
-            request = Request(request_id=uuid.uuid4().hex, prompt_ids=ids, params=params, arrival_time=now)
+            request = Request(
+                request_id=uuid.uuid4().hex, prompt_ids=ids, params=params, arrival_time=now, adapter=name
+            )
             self._check(request)
             pairs.append((request, text))
         return pairs
@@ -148,6 +199,7 @@ class LLM:
     def _check(self, request: Request) -> None:
         """What the engine would refuse, before anything is generated."""
         request.params.validate(self.info.vocab_size)
+        self._engine.adapters.find(request.adapter)
         if request.params.speculative is not None:
             request.params.speculative.check_drafters(self.info.drafters)
         length, limit = len(request.prompt_ids), self.info.context_length
@@ -184,7 +236,7 @@ class LLM:
             while ended < len(jobs):
                 while waiting and self._fits(waiting[0]):
                     self._add(waiting.popleft())
-                ended += sum(job in mine for job in self._step())
+                ended += sum(job in mine for job in self._step().ended)
                 yield ended
         finally:
             for job in jobs:
@@ -218,12 +270,12 @@ class LLM:
             self._num_sequences -= job.count
             self._engine.abort(job.request.request_id)
 
-    def _step(self) -> list[_Job]:
-        """One step of the engine; what came of it goes to the jobs. The jobs that ended."""
+    def _step(self) -> _Step:
+        """One step of the engine; what came of it goes to the jobs."""
         with _interrupt_afterwards(), _one_torch_thread(self.info.backend == "cpu"):
-            deltas = self._engine.step().deltas
+            report = self._engine.step()
         ended = []
-        for delta in deltas:
+        for delta in report.deltas:
             job = self._jobs.get(delta.request_id)
             if job is None or (part := job.text.add(delta)) is None:
                 continue
@@ -236,7 +288,14 @@ class LLM:
                 ended.append(job)
             elif part.finish_reason is not None and delta.finish_reason is None:  # a stop string
                 self._engine.abort(delta.request_id, delta.index)
-        return ended
+        return _Step(ended, report.replies)
+
+
+class _Step(NamedTuple):
+    """The jobs that ended, and answers about adapters."""
+
+    ended: list[_Job]
+    replies: list[AdapterReply]
 
 
 class _Job:

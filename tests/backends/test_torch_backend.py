@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from paceline.backends.base import AttentionLayer, Batch, CacheSpec, MoELayer, Ops
-from paceline.backends.torch_backend import TorchBackend, TorchOps
+from paceline.backends.torch_backend import TorchBackend, TorchMatrix, TorchOps
 from paceline.quantization.packed import PackedWeight
 
 LAYER = AttentionLayer(layer=0, num_heads=2, num_kv_heads=1, head_dim=4, scale=0.5)
@@ -42,6 +42,10 @@ def noise(*shape: int) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
 
 
+def matrix(tensor: torch.Tensor) -> TorchMatrix:
+    return TorchMatrix(tensor, ())
+
+
 def packed(tensor: torch.Tensor) -> PackedWeight:
     return PackedWeight("f32", tensor)
 
@@ -50,7 +54,7 @@ def test_parts_of_different_kinds_are_stacked() -> None:
     codes = torch.randint(0, 256, (3, 16), dtype=torch.uint8)
     quantized = PackedWeight("q4", codes, torch.ones(3, 1), None, group_size=32)
     dense = packed(noise(2, 32))
-    stacked = TorchBackend().matrix([quantized, dense])
+    stacked = TorchBackend().matrix([quantized, dense]).weight
     assert torch.equal(stacked, torch.cat([quantized.dequantize(), dense.data]))
 
 
@@ -65,11 +69,13 @@ def test_a_vector_is_a_copy_of_what_the_checkpoint_gave() -> None:
 def test_every_op_gives_a_row_the_same_bits_in_any_company(rows: int) -> None:
     backend, width = make_backend(), 37  # no multiple of any vector width
     weights = {name: noise(width, width + 1)[:, :width] * scale for name, scale in (("a", 0.3), ("b", 0.2), ("c", 0.1))}
-    experts = MoELayer(weights["c"][:5], *([weights[name]] * 5 for name in "abc"), top_k=2, normalize=True)
+    a, b = matrix(weights["a"]), matrix(weights["b"])
+    chosen = ([matrix(weights[name])] * 5 for name in "abc")
+    experts = MoELayer(matrix(weights["c"][:5]), *chosen, top_k=2, normalize=True)
     functions: dict[str, Callable[[TorchOps, torch.Tensor], torch.Tensor]] = {
         "norm": lambda ops, x: ops.norm(x, weights["a"][0], 1e-6),
-        "linear": lambda ops, x: ops.linear(x, weights["a"], weights["b"][0]),
-        "gated_linear": lambda ops, x: ops.gated_linear(x, weights["a"], weights["b"], "silu"),
+        "linear": lambda ops, x: ops.linear(x, a, weights["b"][0]),
+        "gated_linear": lambda ops, x: ops.gated_linear(x, a, b, "silu"),
         "add": lambda ops, x: ops.add(x, x, 0.3),
         "moe": lambda ops, x: ops.moe(x, experts),
     }
@@ -122,8 +128,9 @@ def test_the_soft_cap_bounds_the_logits() -> None:
 def test_equal_router_scores_choose_the_experts_with_the_lowest_ids() -> None:
     width = 4
     gates = [torch.full((width, width), float(expert + 1)) for expert in range(4)]
-    ones = [torch.eye(width)] * 4
-    layer = MoELayer(torch.zeros(4, width), gates, ones, ones, top_k=2, normalize=True)
+    ones = [matrix(torch.eye(width))] * 4
+    router, experts = matrix(torch.zeros(4, width)), [matrix(gate) for gate in gates]
+    layer = MoELayer(router, experts, ones, ones, top_k=2, normalize=True)
     x = torch.ones(1, width)
     expected = sum(0.5 * torch.nn.functional.silu(x @ gate.T) for gate in gates[:2])
     assert torch.equal(TorchOps(make_backend(), make_batch(1)).moe(x, layer), expected)

@@ -23,7 +23,7 @@ class ScriptedLLM:
         self.asked: list[list[dict]] = []
         self.closed = 0
 
-    def chat_stream(self, messages, params):
+    def chat_stream(self, messages, params, *, adapter=None):
         self.asked.append([dict(message) for message in messages])
         answer = self.script.pop(0)
         if isinstance(answer, Exception):

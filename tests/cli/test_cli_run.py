@@ -14,7 +14,7 @@ from paceline.cli import app
 from paceline.cli.batch import run_batch
 from paceline.cli.batch_file import BatchFileError, OutputFile
 from paceline.engine.options import EngineOptions
-from paceline.errors import EngineDeadError
+from paceline.errors import AdapterError, EngineDeadError
 from tiny_tokenizer import save_tiny_tokenizer
 
 FAULTS = Path(__file__).parent.parent / "faults"
@@ -39,9 +39,8 @@ def batch(model, tmp_path, monkeypatch):
     def run(lines: list, **options) -> int:
         file = tmp_path / "in.jsonl"
         file.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines))
-        work = run_batch(
-            file, tmp_path / "out.jsonl", EngineOptions(model=str(model)), factory="fake_engine:build", **options
-        )
+        engine = EngineOptions(model=str(model), adapters=options.pop("adapters", {}))
+        work = run_batch(file, tmp_path / "out.jsonl", engine, factory="fake_engine:build", **options)
         return asyncio.run(asyncio.wait_for(work, 60))
 
     return run
@@ -213,3 +212,19 @@ def test_command_reports_errors_by_its_exit_status(tmp_path) -> None:
     result = CliRunner().invoke(app, ["run", str(tmp_path / "none.jsonl"), "-o", str(tmp_path / "out.jsonl")])
     assert result.exit_code == 2
     assert "cannot read" in result.output
+
+
+def test_a_requests_model_may_be_an_adapter(batch, output, tmp_path) -> None:
+    adapter = tmp_path / "sql"
+    adapter.write_text("its content")
+    lines = [completion("base"), completion("sql", model="sql"), completion("other", model="nosql")]
+    assert batch(lines, adapters={"sql": str(adapter)}) == 1
+    answers = {line["custom_id"]: line["response"]["body"] for line in output()}
+    assert answers["sql"]["model"] == "sql"
+    assert answers["sql"]["choices"][0]["text"] != answers["base"]["choices"][0]["text"]
+    assert "'sql'" in answers["other"]["error"]["message"]
+
+
+def test_an_adapter_with_the_models_own_name_is_refused(batch, model, tmp_path) -> None:
+    with pytest.raises(AdapterError, match="is a name of the base model"):
+        batch([completion("a")], adapters={str(model): str(tmp_path)})

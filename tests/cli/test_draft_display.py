@@ -132,7 +132,7 @@ class DraftingLLM:
         self.script = list(script)
         self.asked: list[list[dict]] = []
 
-    def chat_stream(self, messages, params):
+    def chat_stream(self, messages, params, *, adapter=None):
         assert params.wants_report
         self.asked.append([dict(message) for message in messages])
 

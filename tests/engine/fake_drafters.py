@@ -20,6 +20,7 @@ class TakesAll:
         self.drafter = drafter
         self.names = (drafter.name,)
         self.layers = drafter.layers
+        self.forgotten_adapters: list[str] = []
 
     def choose(self, sequences: Seq[Sequence], limits: Seq[int], shape: StepShape) -> Decision:
         assert sequences and all(limit > 0 for limit in limits)
@@ -33,6 +34,9 @@ class TakesAll:
 
     def forget(self, sequence: Sequence) -> None:
         self.drafter.forget(sequence)
+
+    def forget_adapter(self, adapter: str) -> None:
+        self.forgotten_adapters.append(adapter)
 
 
 class ScriptedDrafter:

@@ -8,8 +8,9 @@ program also checks what every backend may rely on (see ``Batch``).
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -50,9 +51,10 @@ def digest(keys: np.ndarray, positions: np.ndarray) -> int:
     return int((keys * _WEIGHTS[positions]).sum(dtype=np.uint64))
 
 
-def row_keys(token: int, position: int, digests: Sequence[int]) -> list[int]:
-    """The keys of one row, a group each."""
-    return [mix(token, position, group, *digests) for group in range(len(digests))]
+def row_keys(token: int, position: int, digests: Sequence[int], salt: int | None = None) -> list[int]:
+    """The keys of one row, a group each. ``salt``: the weights of an adapter, which change every key."""
+    adapter = () if salt is None else (salt,)
+    return [mix(token, position, group, *digests, *adapter) for group in range(len(digests))]
 
 
 def row_logits(token: int, keys: Sequence[int]) -> torch.Tensor:
@@ -87,12 +89,23 @@ class FakeBackend:
 
     name = "fake"
 
-    def __init__(self) -> None:
+    def __init__(self, max_adapters: int = 0) -> None:
         self.keys: list[np.ndarray] = []
         self.spec: CacheSpec | None = None
         self.max_rows_seen = 0
         self.poison: set[int] = set()  # more tokens whose rows give NaN
         self.num_moves = 0
+        self.max_adapters = max_adapters
+        self.salts: dict[int, int] = {}  # of loaded adapters, by slot
+        self.adapters_seen: list[int] = []  # different adapters of each step that had any
+
+    def load_adapter(self, index: int, parts: Mapping[tuple[int, str], int]) -> None:
+        assert 0 <= index < self.max_adapters
+        self.salts[index] = parts[0, "q"]
+
+    def unload_adapter(self, index: int) -> None:
+        assert 0 <= index < self.max_adapters
+        self.salts.pop(index, None)
 
     def allocate_cache(self, spec: CacheSpec, num_blocks: Sequence[int]) -> None:
         rng = np.random.default_rng(1)
@@ -143,7 +156,10 @@ class FakeProgram:
             slots = np.concatenate((blocks * spec.block_size + places % spec.block_size, batch.slots[group, own]))
             seen = np.concatenate((places, batch.positions[own]))
             digests.append(digest(self.backend.keys[group][slots], seen))
-        keys = row_keys(int(batch.token_ids[row]), position, digests)
+        adapter = -1 if batch.adapters is None else int(batch.adapters[s])
+        keys = row_keys(
+            int(batch.token_ids[row]), position, digests, None if adapter < 0 else self.backend.salts[adapter]
+        )
         for group, key in enumerate(keys):
             self.backend.keys[group][batch.slots[group, row]] = key
         return keys
@@ -170,6 +186,12 @@ class FakeProgram:
         assert batch.positions.shape == (num_rows,) and batch.slots.shape == (spec.num_groups, num_rows)
         assert batch.block_tables.shape[:2] == (spec.num_groups, len(starts) - 1)
         assert (np.diff(batch.logit_rows) > 0).all()
+        if batch.adapters is not None:
+            assert batch.adapters.dtype == np.int32 and batch.adapters.shape == batch.context_lens.shape
+            different = set(batch.adapters.tolist()) - {-1}
+            assert different, "a step of the base model alone says so"
+            assert max(different) < self.backend.max_adapters
+            self.backend.adapters_seen.append(len(different))
         for group in range(spec.num_groups):
             assert len(set(batch.slots[group].tolist())) == num_rows, "two rows write the same slot"
             written = {int(slot) // size for slot in batch.slots[group]}
@@ -193,8 +215,9 @@ class FakeProgram:
 class Reference:
     """The same model without pages, batches or drafts: one sequence, a row at a time."""
 
-    def __init__(self, spec: CacheSpec) -> None:
+    def __init__(self, spec: CacheSpec, salt: int | None = None) -> None:
         self.windows = spec.group_windows
+        self.salt = salt
         self.keys: list[list[int]] = [[] for _ in self.windows]
 
     def next_logits(self, token: int) -> torch.Tensor:
@@ -204,15 +227,17 @@ class Reference:
             first = max(0, position - window + 1) if window else 0
             seen = np.array(self.keys[group][first:], dtype=np.uint64)
             digests.append(digest(seen, np.arange(first, position)))
-        keys = row_keys(token, position, digests)
+        keys = row_keys(token, position, digests, self.salt)
         for group, key in enumerate(keys):
             self.keys[group].append(key)
         return row_logits(token, keys)
 
 
-def reference_output(spec: ModelSpec, request: Request, index: int = 0, limit: int | None = None) -> list[int]:
+def reference_output(
+    spec: ModelSpec, request: Request, index: int = 0, limit: int | None = None, salt: int | None = None
+) -> list[int]:
     """The tokens that the request must give, by the simplest loop there is."""
-    model, params = Reference(spec.cache_spec()), request.params
+    model, params = Reference(spec.cache_spec(), salt), request.params
     limit = spec.context_length if limit is None else limit
     end = limit if params.max_tokens is None else min(limit, len(request.prompt_ids) + params.max_tokens)
     state = SamplingState(params, prompt_ids=request.prompt_ids, vocab_size=VOCAB, eos_ids={EOS}, index=index)
@@ -234,17 +259,36 @@ def make_engine(
     windows: Sequence[int] = (0,), context: int = 256, drafter: object = None, **config: object
 ) -> tuple[Engine, FakeBackend]:
     """An engine on the fake model; ``config``: fields of ``EngineConfig``."""
-    backend = FakeBackend()
+    return make_engine_with(FakeBackend(), windows, context, drafter, None, **config)
+
+
+def make_engine_with(
+    backend: FakeBackend,
+    windows: Sequence[int] = (0,),
+    context: int = 256,
+    drafter: object = None,
+    read_adapter: Callable[[Path], object] | None = None,
+    **config: object,
+) -> tuple[Engine, FakeBackend]:
+    """``make_engine`` on a backend of the test's choice, with adapters that ``read_adapter`` reads."""
     controller = None if drafter is None else TakesAll(drafter)
     engine = Engine(
-        FakeModel(fake_spec(windows, context)), backend, EngineConfig(**config), controller=controller, limits=MACHINE
+        FakeModel(fake_spec(windows, context)),
+        backend,
+        EngineConfig(**config),
+        controller=controller,
+        limits=MACHINE,
+        read_adapter=read_adapter,
     )
     return engine, backend
 
 
+_REQUEST_FIELDS = ("priority", "latency_class", "outputs", "finished", "adapter", "arrival_time")
+
+
 def make_request(request_id: str, prompt: Sequence[int], **params: object) -> Request:
     """A request; keywords that are not sampling parameters go to the request."""
-    own = {name: params.pop(name) for name in ("priority", "latency_class", "outputs", "finished") if name in params}
+    own = {name: params.pop(name) for name in _REQUEST_FIELDS if name in params}
     own.setdefault("arrival_time", time.time())
     params.setdefault("seed", 1)
     params.setdefault("temperature", 0.0)

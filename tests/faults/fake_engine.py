@@ -13,6 +13,8 @@ import zlib
 from pathlib import Path
 
 from paceline.engine.messages import (
+    AdapterInfo,
+    AdapterReply,
     Choice,
     DrafterStats,
     EngineReady,
@@ -24,7 +26,7 @@ from paceline.engine.messages import (
     TokenLogprobs,
 )
 from paceline.engine.options import EngineOptions
-from paceline.errors import InvalidRequestError, ModelLoadError
+from paceline.errors import AdapterError, InvalidRequestError, ModelLoadError
 
 VOCABULARY = 200
 DIE_ON_ADD = 901  # the process is killed when the request comes
@@ -38,20 +40,21 @@ ACCEPTED = 2  # draft tokens a step, of DRAFTED, for requests that want a report
 DRAFTED = 3
 
 
-def token_at(seed: int, index: int, position: int) -> int:
-    return zlib.crc32(f"{seed}/{index}/{position}".encode()) % VOCABULARY
+def token_at(seed: int, index: int, position: int, adapter: str = "") -> int:
+    return zlib.crc32(f"{seed}/{index}/{position}{adapter}".encode()) % VOCABULARY
 
 
-def expected(request: Request, index: int = 0) -> list[int]:
-    """All tokens of a sequence that nothing disturbs."""
+def expected(request: Request, index: int = 0, adapter: str = "") -> list[int]:
+    """All tokens of a sequence that nothing disturbs; ``adapter``: the content of its adapter's file."""
     assert request.params.seed is not None and request.params.max_tokens is not None
     start = len(request.prompt_ids)
-    return [token_at(request.params.seed, index, start + i) for i in range(request.params.max_tokens)]
+    return [token_at(request.params.seed, index, start + i, adapter) for i in range(request.params.max_tokens)]
 
 
 class FakeSequence:
-    def __init__(self, request: Request, index: int) -> None:
+    def __init__(self, request: Request, index: int, adapter: str) -> None:
         self.request = request
+        self.adapter = adapter
         self.index = index
         self.outputs = list(request.outputs[index]) if index < len(request.outputs) else []
         self.new = True
@@ -72,7 +75,7 @@ class FakeSequence:
         if params.wants_report:
             delta.speculation = self.speculation(self.count() - 1)
         for _ in range(self.count()):
-            token = token_at(params.seed, self.index, len(self.request.prompt_ids) + len(self.outputs))
+            token = token_at(params.seed, self.index, len(self.request.prompt_ids) + len(self.outputs), self.adapter)
             self.outputs.append(token)
             delta.token_ids.append(token)
         if params.logprobs is not None:
@@ -98,6 +101,27 @@ class FakeEngine:
     def __init__(self) -> None:
         self.sequences: dict[tuple[str, int], FakeSequence] = {}
         self.counters = EngineStats()
+        self.adapters: dict[str, str] = {}  # contents of their files
+        self.replies: list[AdapterReply] = []
+
+    def load_adapter(self, name: str, path: str, *, replace: bool = False, fingerprint: str = "") -> None:
+        """``path`` is a file: its content is the adapter; "bad" is refused later, "kill" kills the process."""
+        if not Path(path).exists():
+            raise AdapterError(f"there is no adapter at {path}")
+        content = Path(path).read_text()
+        if content == "kill" and not fingerprint:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if fingerprint and fingerprint != content:
+            raise AdapterError("its files have changed")
+        if content == "bad":
+            self.replies.append(AdapterReply(name=name, error="wrong shapes"))
+            return
+        self.adapters[name] = content
+        self.replies.append(AdapterReply(name=name, info=AdapterInfo(name=name, path=path, fingerprint=content)))
+
+    def unload_adapter(self, name: str) -> None:
+        if self.adapters.pop(name, None) is None:
+            raise AdapterError(f"there is no adapter {name!r}")
 
     def add(self, request: Request) -> None:
         match request.prompt_ids[0]:
@@ -107,10 +131,14 @@ class FakeEngine:
                 raise RuntimeError("the tokens are not what they seem")
             case x if x == REFUSE:
                 raise InvalidRequestError("the prompt is too long: 9 tokens, the limit is 8")
+        if request.adapter is not None and request.adapter not in self.adapters:
+            raise InvalidRequestError(f"there is no adapter {request.adapter!r}")
         finished = list(request.finished) + [False] * request.params.n
         for index in range(request.params.n):
             if not finished[index]:
-                self.sequences[request.request_id, index] = FakeSequence(request, index)
+                self.sequences[request.request_id, index] = FakeSequence(
+                    request, index, self.adapters.get(request.adapter or "", "")
+                )
 
     def abort(self, request_id: str, index: int | None = None) -> None:
         for key in list(self.sequences):
@@ -118,7 +146,7 @@ class FakeEngine:
                 del self.sequences[key]
 
     def has_work(self) -> bool:
-        return bool(self.sequences)
+        return bool(self.sequences or self.replies)
 
     def step(self) -> StepReport:
         time.sleep(STEP_S)
@@ -137,7 +165,8 @@ class FakeEngine:
                 del self.sequences[key]
         self.counters.steps += 1
         self.counters.generation_tokens += sum(len(delta.token_ids) for delta in deltas)
-        return StepReport(deltas=deltas, stats=self.stats(), step_rows=len(deltas), step_time=STEP_S)
+        replies, self.replies = self.replies, []
+        return StepReport(deltas=deltas, stats=self.stats(), step_rows=len(deltas), step_time=STEP_S, replies=replies)
 
     def note(self, delta: SequenceDelta) -> None:
         if delta.speculation is None:
@@ -177,4 +206,12 @@ def build(options: EngineOptions) -> tuple[FakeEngine, EngineReady]:
         choices=[Choice("backend", "fake", "a test")],
         drafters=["suffix"],
     )
-    return FakeEngine(), ready
+    engine = FakeEngine()
+    for name, path in options.adapters.items():
+        engine.load_adapter(name, path)
+    for reply in engine.replies:
+        if reply.info is None:
+            raise AdapterError(reply.error or "")
+        ready.adapters.append(reply.info)
+    engine.replies.clear()
+    return engine, ready

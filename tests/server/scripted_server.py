@@ -14,6 +14,7 @@ import httpx
 import tokenizers
 
 from paceline.engine.messages import (
+    AdapterInfo,
     Choice,
     EngineReady,
     EngineStats,
@@ -22,6 +23,7 @@ from paceline.engine.messages import (
     StepSpeculation,
     TokenLogprobs,
 )
+from paceline.errors import AdapterError
 from paceline.models.tokenizer import Tokenizer
 from paceline.server.app import create_app
 from paceline.server.config import ServerConfig
@@ -85,6 +87,18 @@ class FakeEngine:
     aborted: list[tuple[str, int | None]] = field(default_factory=list)
     running: int = 0
     closed: bool = False
+    adapters: dict[str, AdapterInfo] = field(default_factory=dict)
+    adapter_error: str | None = None  # refuses what it is asked to load
+
+    async def load_adapter(self, name: str, path: str, replace: bool = False) -> AdapterInfo:
+        if self.adapter_error is not None:
+            raise AdapterError(self.adapter_error)
+        assert replace or name not in self.adapters
+        self.adapters[name] = AdapterInfo(name=name, path=path)
+        return self.adapters[name]
+
+    async def unload_adapter(self, name: str) -> None:
+        del self.adapters[name]
 
     def load(self) -> None:
         self.ready = EngineReady(

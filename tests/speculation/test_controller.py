@@ -220,6 +220,19 @@ def test_ended_sequences_leave_nothing_behind() -> None:
     assert len(drafter.forgotten) == 3 and not world.controller._tracks
 
 
+def test_what_was_learned_of_an_unloaded_adapter_is_forgotten_and_nothing_else() -> None:
+    cheap, model = Fixed("a", good=8), Fixed("m", good=8, cheap=False)
+    world = World(cheap, model, count=2)
+    for sequence, adapter in zip(world.sequences, ("x@1", "y@2"), strict=True):
+        sequence.adapter = adapter
+    world.run(300)  # long enough for a look at the model drafter
+    known = {entry["adapter"] for entry in world.controller.calibration.state()["adapters"]}
+    assert known == {"x@1", "y@2"}
+    world.controller.forget_adapter("x@1")
+    assert {entry["adapter"] for entry in world.controller.calibration.state()["adapters"]} == {"y@2"}
+    assert all("x@1" not in prospect._means for prospect in world.controller._prospects)
+
+
 def test_a_trees_tokens_are_verified_in_the_order_of_their_survival() -> None:
     class Tree(Fixed):
         def draft(self, sequence: FakeSequence, length: int) -> Draft:

@@ -6,7 +6,7 @@ or record them and replay the record every step in one native call (cpu), the wa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from paceline.backends.lora import LoraPart, Site
 from paceline.quantization.packed import PackedWeight
 
 IntArray = npt.NDArray[np.int32]
@@ -49,7 +50,7 @@ class Batch:
     block_tables: IntArray  # [G, S, B] block ids in sequence order; -1 where released (sliding window) or unused
     logit_rows: IntArray  # [L] rows whose logits are wanted, ascending
     parents: IntArray | None = None  # [T] index among the sequence's own rows of the parent; -1: the context
-    adapters: IntArray | None = None  # [S] adapter index; -1: the base model
+    adapters: IntArray | None = None  # [S] slot of the sequence's adapter, -1: the base model; None: all are base
 
     @property
     def num_rows(self) -> int:
@@ -121,7 +122,12 @@ class MoELayer:
 
 
 class Ops(Protocol):
-    """The op set. Every op works row by row: *a row's result is bit-identical whatever other rows are in the step*."""
+    """The op set. Every op works row by row: *a row's result is bit-identical whatever other rows are in the step*.
+
+    Wherever ``linear`` and ``gated_linear`` multiply by a weight that has sites (see ``Backend.matrix``), a row whose
+    sequence has an adapter gets the adapter's update of that weight as well, before bias, activation and everything
+    else; the other rows of the step do not notice.
+    """
 
     def embed(self, table: Matrix, scale: float = 1.0) -> Rows:
         """Rows of ``table`` for the step's token ids, times ``scale``."""
@@ -182,9 +188,11 @@ class Backend(Protocol):
     """Prepares weights, owns the KV memory, compiles programs."""
 
     name: str
+    max_adapters: int  # slots 0 to max_adapters - 1; an empty one takes no memory
 
-    def matrix(self, parts: Sequence[PackedWeight]) -> Matrix:
-        """Lays out a weight; several parts are stacked along the output dimension (fused q, k, v)."""
+    def matrix(self, parts: Sequence[PackedWeight], sites: Sequence[Site] = ()) -> Matrix:
+        """Lays out a weight; several parts are stacked along the output dimension (fused q, k, v). ``sites``: under
+        which name adapters update each part; without them none can. The experts of a mixture have none."""
 
     def vector(self, values: torch.Tensor) -> Vector:
         """A float32 vector."""
@@ -199,6 +207,14 @@ class Backend(Protocol):
         """Copies keys and values of slot ``sources[g, i]`` to slot ``targets[g, i]`` (int32 ``[G, N]``) in all layers
         of group ``g``. A slot must not be the target of one move and the source of a later one: that holds where the
         accepted path of a token tree is moved together, front to back, however far sources and targets overlap."""
+
+    def load_adapter(self, index: int, parts: Mapping[Site, LoraPart]) -> None:
+        """Fills slot ``index`` in place of what it held, between steps: ``batch.adapters`` of every program may name
+        it from now on. Raises ``AdapterError`` where a part does not fit the weight of its site; the slot is then as
+        before."""
+
+    def unload_adapter(self, index: int) -> None:
+        """Empties slot ``index`` and frees its memory, between steps. A step must not name an empty slot."""
 
     def sibling(self) -> Backend:
         """A backend for a second model: it shares the threads or the device with this one and nothing else. Programs

@@ -11,7 +11,8 @@ in the last bits.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +28,7 @@ from paceline.backends.base import (
     RopeSpec,
     StepOutput,
 )
+from paceline.backends.lora import LoraPart, Site, check_parts
 from paceline.quantization.packed import PackedWeight
 
 _CACHE_DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
@@ -37,11 +39,20 @@ _ACTIVATIONS: dict[Activation, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class TorchMatrix:
+    """``weight`` is ``[sum of rows, columns]``; ``sites`` names ranges of its rows for adapters."""
+
+    weight: torch.Tensor
+    sites: tuple[tuple[Site, slice], ...]
+
+
 class TorchBackend:
     """Weights are dequantized once, at load, to ``dtype`` on ``device``; the KV cache is one tensor for each layer's
     keys and one for its values, ``[blocks * block_size, kv_heads, head_dim]``."""
 
     name = "torch"
+    max_adapters = 64
 
     def __init__(
         self,
@@ -56,10 +67,18 @@ class TorchBackend:
         self.cache_spec: CacheSpec | None = None
         self.keys: list[torch.Tensor] = []
         self.values: list[torch.Tensor] = []
+        self.adapters: dict[int, dict[Site, LoraPart]] = {}  # by slot
+        self._shapes: dict[Site, tuple[int, int]] = {}
 
-    def matrix(self, parts: Sequence[PackedWeight]) -> torch.Tensor:
-        """``[sum of rows, columns]``."""
-        return torch.cat([part.dequantize().to(self.device, self.dtype) for part in parts])
+    def matrix(self, parts: Sequence[PackedWeight], sites: Sequence[Site] = ()) -> TorchMatrix:
+        """See ``TorchMatrix``."""
+        weight = torch.cat([part.dequantize().to(self.device, self.dtype) for part in parts])
+        named, first = [], 0
+        for site, part in zip(sites, parts, strict=bool(sites)):
+            self._shapes[site] = part.shape
+            named.append((site, slice(first, first + part.shape[0])))
+            first += part.shape[0]
+        return TorchMatrix(weight, tuple(named))
 
     def vector(self, values: torch.Tensor) -> torch.Tensor:
         """A float32 copy on the device."""
@@ -84,6 +103,16 @@ class TorchBackend:
         for layer, group in enumerate(self.cache_spec.layer_group):
             for cache in (self.keys[layer], self.values[layer]):
                 cache[slots[1][group]] = cache[slots[0][group]]
+
+    def load_adapter(self, index: int, parts: Mapping[Site, LoraPart]) -> None:
+        assert 0 <= index < self.max_adapters, f"there is no adapter slot {index}"
+        check_parts(parts, self._shapes)
+        self.adapters[index] = {
+            site: LoraPart(part.a.to(self.device), part.b.to(self.device), part.scale) for site, part in parts.items()
+        }
+
+    def unload_adapter(self, index: int) -> None:
+        self.adapters.pop(index, None)
 
     def sibling(self) -> TorchBackend:
         return TorchBackend(self.device, dtype=self.dtype, row_invariant=self.row_invariant)
@@ -119,22 +148,27 @@ class TorchOps:
         self._slots = self._to_device(batch.slots)
         self._rotations: dict[RopeSpec, tuple[torch.Tensor, torch.Tensor]] = {}  # cos and sin [rows, half]
         self._reads: dict[tuple[int, int], list[_Read]] = {}  # per group and window, made when first needed
+        self._updates = list(self._adapter_rows())
         self.output: torch.Tensor | None = None
         self.hidden: list[torch.Tensor] = []
 
-    def embed(self, table: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
-        return table[self._to_device(self._batch.token_ids)] * scale
+    def embed(self, table: TorchMatrix, scale: float = 1.0) -> torch.Tensor:
+        return table.weight[self._to_device(self._batch.token_ids)] * scale
 
     def norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
         return self._rowwise(lambda x: _rms_norm(x, weight, eps), x)
 
-    def linear(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-        return self._rowwise(lambda x: F.linear(x, weight, None if bias is None else bias.to(x.dtype)), x)
+    def linear(self, x: torch.Tensor, weight: TorchMatrix, bias: torch.Tensor | None = None) -> torch.Tensor:
+        out = self._rowwise(lambda x: F.linear(x, weight.weight, None if bias is None else bias.to(x.dtype)), x)
+        for rows, adapter in self._updates:
+            for site, columns in weight.sites:
+                if site in adapter:
+                    part, own = adapter[site], x[rows].clone().float()
+                    out[rows, columns] += (part.scale * (own @ part.a.T) @ part.b.T).to(out.dtype)
+        return out
 
-    def gated_linear(
-        self, x: torch.Tensor, gate: torch.Tensor, up: torch.Tensor, activation: Activation
-    ) -> torch.Tensor:
-        return self._rowwise(lambda x: _gated(x, gate, up, activation), x)
+    def gated_linear(self, x: torch.Tensor, gate: TorchMatrix, up: TorchMatrix, activation: Activation) -> torch.Tensor:
+        return self._rowwise(_ACTIVATIONS[activation], self.linear(x, gate)) * self.linear(x, up)
 
     def add(self, x: torch.Tensor, y: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
         return x + scale * y
@@ -165,18 +199,30 @@ class TorchOps:
     def select(self, x: torch.Tensor) -> torch.Tensor:
         return x[self._to_device(self._batch.logit_rows)]
 
-    def logits(self, x: torch.Tensor, head: torch.Tensor, scale: float = 1.0, softcap: float = 0.0) -> None:
+    def logits(self, x: torch.Tensor, head: TorchMatrix, scale: float = 1.0, softcap: float = 0.0) -> None:
         def rows(x: torch.Tensor) -> torch.Tensor:
-            out = F.linear(x, head).float() * scale
+            out = F.linear(x, head.weight).float() * scale
             return softcap * torch.tanh(out / softcap) if softcap else out
 
-        self.output = self._rowwise(rows, x) if len(x) else x.new_empty(0, len(head), dtype=torch.float32)
+        self.output = self._rowwise(rows, x) if len(x) else x.new_empty(0, len(head.weight), dtype=torch.float32)
 
     def capture(self, x: torch.Tensor) -> None:
         self.hidden.append(x.float())
 
     def _to_device(self, array: object) -> torch.Tensor:
         return torch.as_tensor(array, device=self._backend.device).long()
+
+    def _adapter_rows(self) -> Iterator[tuple[slice, dict[Site, LoraPart]]]:
+        """Rows that are updated together and the adapter that does it: those of a sequence, or one after the other."""
+        if self._batch.adapters is None:
+            return
+        starts = self._batch.row_starts.tolist()
+        for index, first, last in zip(self._batch.adapters.tolist(), starts, starts[1:], strict=False):
+            if index >= 0:
+                assert index in self._backend.adapters, f"a sequence names adapter slot {index}, which is empty"
+                step = 1 if self._backend.row_invariant else max(last - first, 1)
+                for row in range(first, last, step):
+                    yield slice(row, row + step), self._backend.adapters[index]
 
     def _rowwise(self, function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
         """``function`` of all rows, or of one row after the other; the copy aligns the row like every other one."""
@@ -281,10 +327,6 @@ def _rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor
     return (wide * torch.rsqrt(wide.pow(2).mean(dim=-1, keepdim=True) + eps) * weight).to(x.dtype)
 
 
-def _gated(x: torch.Tensor, gate: torch.Tensor, up: torch.Tensor, activation: Activation) -> torch.Tensor:
-    return _ACTIVATIONS[activation](F.linear(x, gate)) * F.linear(x, up)
-
-
 def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """Rotates pairs (i, i + half) of the first ``2 * half`` dims of ``x`` [rows, heads, head_dim]."""
     half = cos.shape[1]
@@ -294,7 +336,7 @@ def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tens
 
 
 def _moe(x: torch.Tensor, layer: MoELayer) -> torch.Tensor:
-    probabilities = F.linear(x, layer.router).float().softmax(dim=-1)
+    probabilities = F.linear(x, layer.router.weight).float().softmax(dim=-1)
     chosen = probabilities.sort(dim=-1, descending=True, stable=True)  # ties go to the lower id
     weights, experts = chosen.values[:, : layer.top_k], chosen.indices[:, : layer.top_k]
     if layer.normalize:
@@ -303,6 +345,7 @@ def _moe(x: torch.Tensor, layer: MoELayer) -> torch.Tensor:
     for expert in range(len(layer.gate)):
         row, rank = (experts == expert).nonzero(as_tuple=True)
         if len(row):
-            hidden = _gated(x[row], layer.gate[expert], layer.up[expert], layer.activation)
-            out[row] += F.linear(hidden, layer.down[expert]) * weights[row, rank].unsqueeze(1).to(x.dtype)
+            gate, up = (F.linear(x[row], matrix[expert].weight) for matrix in (layer.gate, layer.up))
+            hidden = F.linear(_ACTIVATIONS[layer.activation](gate) * up, layer.down[expert].weight)
+            out[row] += hidden * weights[row, rank].unsqueeze(1).to(x.dtype)
     return out

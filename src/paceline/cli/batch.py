@@ -25,7 +25,7 @@ from starlette.types import ASGIApp
 
 from paceline.cli.batch_file import BatchFileError, BatchLine, OutputFile, output_line, read_lines, scan
 from paceline.engine.options import ENGINE_FACTORY, EngineOptions
-from paceline.errors import EngineDeadError
+from paceline.errors import AdapterError, EngineDeadError
 from paceline.models.sources import resolve_model
 from paceline.models.tokenizer import load_tokenizer
 from paceline.server.app import create_app
@@ -130,6 +130,9 @@ async def _application(options: EngineOptions, factory: str | None) -> AsyncIter
     source = resolve_model(options.model)
     engine = EngineClient(msgspec.structs.replace(options, model=str(source.path)), factory=factory or ENGINE_FACTORY)
     names = tuple(dict.fromkeys((source.name, *filter(None, [options.model]))))
+    taken = sorted(options.adapters.keys() & set(names))
+    if taken:
+        raise AdapterError(f"{taken[0]!r} is a name of the base model; choose another for the adapter")
     context = ServerContext(ServerConfig(model_names=names, max_body_bytes=_MAX_BODY), engine)
     loading = asyncio.ensure_future(engine.start())
     try:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
+from paceline.cli import adapters
 from paceline.cli import speculation as flags
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from paceline.llm import LLM
     from paceline.sampling.params import SamplingParams
 
-HELP = "/reset forgets the conversation, /exit or Ctrl-D leaves, Ctrl-C stops an answer."
+HELP = "/reset forgets the conversation, /adapter NAME changes who answers, /exit or Ctrl-D leaves, Ctrl-C stops."
 
 
 def chat(
@@ -37,6 +38,8 @@ def chat(
     show_drafts: Annotated[
         bool, typer.Option("--show-drafts", help="Mark the text by who drafted it, with statistics of each answer.")
     ] = False,
+    adapter: adapters.Adapter = None,
+    adapter_dir: adapters.AdapterDir = None,
     speculate: flags.Speculate = None,
     max_draft: flags.MaxDraft = None,
     draft_model: flags.DraftModel = None,
@@ -45,7 +48,8 @@ def chat(
 ) -> None:
     """Talk with a model.
 
-    When standard input is no terminal, each of its lines is a turn and only the answers are printed.
+    When standard input is no terminal, each of its lines is a turn and only the answers are printed. With one
+    --adapter, that one answers; /adapter NAME changes to another, /adapter alone to the base model.
     """
     from paceline.errors import PacelineError
     from paceline.sampling.params import SamplingParams
@@ -64,6 +68,7 @@ def chat(
     try:
         params.validate()
         speculation = flags.speculation_options(speculate, max_draft, draft_model, sampling, speculative_config)
+        folders = adapters.adapter_folders(adapter, adapter_dir, [model] if model else ())
         from paceline.llm import LLM  # imports torch: not before the flags are known to be right
 
         with LLM(
@@ -72,9 +77,11 @@ def chat(
             threads=threads,
             context_length=context_length,
             max_running=1,
+            adapters=folders,
             speculation=speculation,
         ) as llm:
-            Conversation(llm, params, system).run(sys.stdin, sys.stdout)
+            speaker = next(iter(folders)) if adapter is not None and len(adapter) == 1 else None
+            Conversation(llm, params, system, speaker).run(sys.stdin, sys.stdout)
     except PacelineError as error:
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(2) from error
@@ -83,8 +90,9 @@ def chat(
 class Conversation:
     """The turns so far, and the loop that adds to them. Drafts are shown when ``params`` want a report."""
 
-    def __init__(self, llm: LLM, params: SamplingParams, system: str | None = None) -> None:
+    def __init__(self, llm: LLM, params: SamplingParams, system: str | None = None, adapter: str | None = None) -> None:
         self._llm = llm
+        self.adapter = adapter  # that answers; None: the base model
         self._params = params
         self._opening = [] if system is None else [{"role": "system", "content": system}]
         self.messages = list(self._opening)
@@ -106,10 +114,21 @@ class Conversation:
                 self.messages = list(self._opening)
                 if terminal:
                     _note("The conversation is forgotten.")
+            elif command.split()[0] == "/adapter":
+                self._change_adapter(command.removeprefix("/adapter").strip() or None, terminal)
             elif command.startswith("/") and " " not in command:
                 _note(f"There is no command {command}. {HELP}")
             else:
                 self.answer(line, target, terminal, display)
+
+    def _change_adapter(self, name: str | None, terminal: bool) -> None:
+        """From now on ``name`` answers; the conversation stays."""
+        if name is not None and name not in self._llm.adapters:
+            _note(f"There is no adapter {name!r}; there are: {', '.join(self._llm.adapters) or 'none'}.")
+            return
+        self.adapter = name
+        if terminal:
+            _note("The base model answers." if name is None else f"The adapter {name!r} answers.")
 
     def _display(self, target: TextIO) -> DraftDisplay | None:
         """What marks drafts, when they are to be shown; its legend is printed."""
@@ -138,7 +157,7 @@ class Conversation:
         if display is not None:
             display.begin()
         try:
-            with closing(self._llm.chat_stream(self.messages, self._params)) as stream:
+            with closing(self._llm.chat_stream(self.messages, self._params, adapter=self.adapter)) as stream:
                 for part in stream:
                     pieces.append(part.text)
                     target.write(part.text if display is None else display.show(part))

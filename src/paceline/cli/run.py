@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from paceline.cli import adapters
 from paceline.cli import speculation as flags
 
 _INTERRUPTED = 130  # exit status of a program that Ctrl-C ended
@@ -27,6 +28,10 @@ def run(
     threads: Annotated[int | None, typer.Option(min=1, help="Compute threads.")] = None,
     context_length: Annotated[int | None, typer.Option(min=1, help="Most tokens of a request and its answer.")] = None,
     max_running: Annotated[int | None, typer.Option(min=1, help="Most sequences computed at once.")] = None,
+    adapter: adapters.Adapter = None,
+    adapter_dir: adapters.AdapterDir = None,
+    max_adapters: adapters.MaxAdapters = None,
+    adapter_cache_mb: adapters.AdapterCacheMb = None,
     speculate: flags.Speculate = None,
     max_draft: flags.MaxDraft = None,
     draft_model: flags.DraftModel = None,
@@ -37,7 +42,7 @@ def run(
     """Answer all requests in a file.
 
     A run that was stopped goes on where it was: requests whose answers are in OUTPUT are skipped, failed ones are
-    tried again. The exit status is 1 when a request failed.
+    tried again. The `model` of a request may name an adapter. The exit status is 1 when a request failed.
     """
     import asyncio
 
@@ -52,6 +57,9 @@ def run(
             threads=threads,
             context_length=context_length,
             max_running=max_running,
+            adapters=adapters.adapter_folders(adapter, adapter_dir, [model] if model else ()),
+            max_adapters=max_adapters,
+            adapter_cache_bytes=adapters.cache_bytes(adapter_cache_mb),
             speculation=flags.speculation_options(speculate, max_draft, draft_model, sampling, speculative_config),
         )
         failed = asyncio.run(run_batch(file, output, options, any_model, concurrency, progress))

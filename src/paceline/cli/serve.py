@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from paceline.cli import adapters
 from paceline.cli import speculation as flags
 
 if TYPE_CHECKING:
@@ -67,6 +68,18 @@ def serve(
         int | None, typer.Option(min=1, help="Most tokens computed in one step.", rich_help_panel=_ENGINE)
     ] = None,
     prefix_cache: Annotated[bool, typer.Option(help="Remember prompts' beginnings.", rich_help_panel=_ENGINE)] = True,
+    adapter: adapters.Adapter = None,
+    adapter_dir: adapters.AdapterDir = None,
+    max_adapters: adapters.MaxAdapters = None,
+    adapter_cache_mb: adapters.AdapterCacheMb = None,
+    allow_runtime_adapters: Annotated[
+        bool,
+        typer.Option(
+            "--allow-runtime-adapters",
+            help="Clients may load adapters from folders below --adapter-dir, and unload any.",
+            rich_help_panel="Adapters",
+        ),
+    ] = False,
     speculate: flags.Speculate = None,
     max_draft: flags.MaxDraft = None,
     draft_model: flags.DraftModel = None,
@@ -77,7 +90,7 @@ def serve(
     import logging
 
     from paceline.engine.options import EngineOptions
-    from paceline.errors import PacelineError
+    from paceline.errors import InvalidRequestError, PacelineError
     from paceline.server.config import MIB, ServerConfig
     from paceline.server.launch import names_of
     from paceline.server.launch import serve as launch
@@ -85,14 +98,18 @@ def serve(
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", stream=sys.stderr)
     for name in ("uvicorn.error", "asyncio"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    model_names = names_of(model, tuple(served_model_name or ()))
     try:
         speculation = flags.speculation_options(speculate, max_draft, draft_model, sampling, speculative_config)
+        if allow_runtime_adapters and adapter_dir is None:
+            raise InvalidRequestError("--allow-runtime-adapters needs --adapter-dir: the folder to load them from")
+        folders = adapters.adapter_folders(adapter, adapter_dir, model_names)
     except PacelineError as error:
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(1) from None
     sock = _bind(host, port)
     config = ServerConfig(
-        model_names=names_of(model, tuple(served_model_name or ())),
+        model_names=model_names,
         host=host,
         port=sock.getsockname()[1],
         api_keys=tuple(api_key or ()),
@@ -100,6 +117,7 @@ def serve(
         cors_origins=tuple(cors_origin or ()),
         drain_timeout_s=drain_timeout,
         access_log=access_log,
+        adapter_dir=adapter_dir.expanduser() if adapter_dir is not None and allow_runtime_adapters else None,
     )
     options = EngineOptions(
         model=model,
@@ -111,6 +129,9 @@ def serve(
         max_queue=max_queue,
         max_rows=max_rows,
         prefix_cache=prefix_cache,
+        adapters=folders,
+        max_adapters=max_adapters,
+        adapter_cache_bytes=adapters.cache_bytes(adapter_cache_mb),
         speculation=speculation,
     )
     try:

@@ -29,6 +29,8 @@ class BatchBuilder:
         token_ids = self._token_ids
         starts, contexts, table_rows = [0], [], []
         logit_rows: list[int] = []
+        adapters: list[int] = []
+        adapted = False
         num_rows = longest = 0
         trees = False
         for sequence in planned:
@@ -50,6 +52,13 @@ class BatchBuilder:
             starts.append(num_rows)
             contexts.append(computed)
             table_rows.append(sequence.table.row)
+            version = sequence.version
+            if version is None:
+                adapters.append(-1)
+            else:
+                assert version.resident and version.slot is not None
+                adapters.append(version.slot)
+                adapted = True
             longest = max(longest, computed + num_rows - start)
         row_starts = np.array(starts, dtype=np.int32)
         context_lens = np.array(contexts, dtype=np.int32)
@@ -64,6 +73,7 @@ class BatchBuilder:
             block_tables=tables,
             logit_rows=np.array(logit_rows, dtype=np.int32),
             parents=parents,
+            adapters=np.array(adapters, dtype=np.int32) if adapted else None,
         )
 
     def _parents(

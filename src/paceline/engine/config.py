@@ -35,6 +35,8 @@ class EngineConfig:
     threads: int | None = None  # compute threads
     kv_cache_dtype: CacheDtype = "f16"
     prefix_cache: bool = True
+    max_adapters: int | None = None  # most different adapters in one step; None: as many as the backend can
+    adapter_cache_bytes: int | None = None  # host memory for copies of adapters that are in no slot
     speculation: SpeculationOptions = field(default_factory=SpeculationOptions)
 
 
@@ -137,10 +139,23 @@ def _context_reason(config: EngineConfig, context: int, model_context: int) -> s
 
 
 def _check(config: EngineConfig, spec: CacheSpec, model_context: int) -> None:
-    for name in ("context_length", "kv_cache_bytes", "kv_blocks", "max_rows", "max_running", "max_queue", "threads"):
+    for name in (
+        "context_length",
+        "kv_cache_bytes",
+        "kv_blocks",
+        "max_rows",
+        "max_running",
+        "max_queue",
+        "threads",
+        "max_adapters",
+    ):
         value = getattr(config, name)
         if value is not None and value < 1:
             raise InvalidRequestError(f"{name} must be at least 1, got {value}", param=name)
+    if config.adapter_cache_bytes is not None and config.adapter_cache_bytes < 0:
+        raise InvalidRequestError(
+            f"adapter_cache_bytes must be at least 0, got {config.adapter_cache_bytes}", param="adapter_cache_bytes"
+        )
     if config.context_length is not None and config.context_length > model_context:
         raise InvalidRequestError(
             f"context_length {config.context_length} is above what the model supports: {model_context} tokens",

@@ -68,10 +68,11 @@ class Drafting:
         """Counts a verified draft, ``accepted`` of whose tokens the sequence took."""
         draft = sequence.draft
         assert draft is not None
-        key = (draft.drafter, sequence.adapter)
+        adapter = sequence.request.adapter
+        key = (draft.drafter, adapter)
         counters = self._counters.get(key)
         if counters is None:
-            counters = self._counters[key] = DrafterStats(drafter=draft.drafter, adapter=sequence.adapter or "")
+            counters = self._counters[key] = DrafterStats(drafter=draft.drafter, adapter=adapter or "")
             self._stats.drafters.append(counters)
         drafted = sequence.draft_rows
         counters.drafts += 1

@@ -7,11 +7,21 @@ from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Sequence as Seq
 from typing import Any, Protocol
 
+from paceline.adapters.registry import Reader
 from paceline.backends.base import Backend, Ops
 from paceline.engine import machine
+from paceline.engine.adapters import CACHE_SHARE, Adapters
 from paceline.engine.config import EngineConfig, Machine, resolve
 from paceline.engine.drafting import Drafting
-from paceline.engine.messages import EngineStats, FinishReason, Request, SequenceDelta, StepReport, StepSpeculation
+from paceline.engine.messages import (
+    AdapterReply,
+    EngineStats,
+    FinishReason,
+    Request,
+    SequenceDelta,
+    StepReport,
+    StepSpeculation,
+)
 from paceline.engine.runner import Runner, StepResult
 from paceline.engine.scheduler import Scheduler
 from paceline.engine.sequence import Sequence, State
@@ -24,6 +34,9 @@ from paceline.sampling.sampler import Sampler
 from paceline.speculation.decision import DraftController
 from paceline.speculation.drafters.base import Progress
 from paceline.speculation.reliability import ReliabilityBin
+
+#: Seconds that a step without work waits for adapters that are being read, before messages are looked at again.
+READING_WAIT_S = 0.01
 
 
 class Model(Protocol):
@@ -49,6 +62,7 @@ class Engine:
 
     ``eos_ids``: end-of-sequence tokens, by default those that the model's config names. ``choices``: what was chosen
     automatically, with reasons. ``context_length``: the most tokens of one sequence, prompt and output.
+    ``read_adapter``: from a folder to an adapter's weights; None: requests with adapters are refused.
     """
 
     def __init__(
@@ -60,6 +74,7 @@ class Engine:
         eos_ids: Iterable[int] | None = None,
         controller: DraftController | None = None,
         limits: Machine | None = None,
+        read_adapter: Reader | None = None,
     ) -> None:
         config = config or EngineConfig()
         limits = limits or Machine(machine.free_memory(), machine.usable_cores())
@@ -78,7 +93,17 @@ class Engine:
             warm_blocks=self.config.warm_blocks,
         )
         draft_rows = 0 if controller is None else self.config.max_draft_rows
-        self.scheduler = Scheduler(self.cache, self.config.max_rows, self.config.max_running, draft_rows)
+        self._stats = EngineStats(kv_blocks_total=self.cache.num_blocks)
+        self.adapters = Adapters(
+            backend,
+            self._stats,
+            read_adapter,
+            max_adapters=config.max_adapters,
+            cache_bytes=int(limits.free_bytes * CACHE_SHARE)
+            if config.adapter_cache_bytes is None
+            else config.adapter_cache_bytes,
+        )
+        self.scheduler = Scheduler(self.cache, self.config.max_rows, self.config.max_running, draft_rows, self.adapters)
         vocab_size = model.spec.vocab_size
         # Layers that somebody wants to see are part of the program; without any it is the plain one.
         build = model.build_with(controller.layers) if controller is not None and controller.layers else model.build
@@ -88,7 +113,6 @@ class Engine:
         self._requests: dict[str, list[Sequence]] = {}  # unfinished sequences
         self._outbox: list[SequenceDelta] = []  # deltas that came about between steps
         self._serial = 0
-        self._stats = EngineStats(kv_blocks_total=self.cache.num_blocks)
         self.drafting: Drafting | None = None
         if controller is not None:
             self.drafting = Drafting(controller, self.scheduler, self._stats, config.speculation.max_draft)
@@ -102,6 +126,7 @@ class Engine:
         """Queues a request. Raises ``InvalidRequestError`` when it can never be served and ``OverloadedError`` when
         the queue is full."""
         self._check(request)
+        version = self.adapters.find(request.adapter)
         sequences = []
         for index in range(request.params.n):
             if index < len(request.finished) and request.finished[index]:
@@ -109,10 +134,11 @@ class Engine:
             sequence = Sequence(
                 request,
                 index,
-                self.cache.new_table(request.adapter),
+                self.cache.new_table(None if version is None else version.key),
                 limit=self.context_length,
                 eos_ids=self.eos_ids,
                 serial=self._serial,
+                version=version,
             )
             self._serial += 1
             reason = _resumed_end(sequence)
@@ -127,6 +153,8 @@ class Engine:
             request.params.prompt_logprobs is not None and first.num_outputs == 0 and not any(request.finished)
         )
         self._requests[request.request_id] = sequences
+        if version is not None:
+            self.adapters.open(version, len(sequences))
         self.scheduler.add(sequences)
 
     def abort(self, request_id: str, index: int | None = None) -> None:
@@ -138,18 +166,34 @@ class Engine:
                 if self.drafting is not None:
                     self.drafting.forget(sequence)
 
+    def load_adapter(self, name: str, path: str, *, replace: bool = False, fingerprint: str = "") -> None:
+        """Begins to load the adapter in the folder ``path``; the answer is in a later report's ``replies``. Requests
+        may name a new one at once, and wait for it. Running sequences keep what they have.
+
+        ``replace``: in place of an adapter that has the name. ``fingerprint``: see ``LoadAdapter``. Raises
+        ``AdapterError``, with nothing changed."""
+        self.adapters.load(name, path, replace=replace, fingerprint=fingerprint)
+
+    def unload_adapter(self, name: str) -> None:
+        """From now on no request can name the adapter; its memory is free when the last sequence that uses it has
+        ended. Raises ``AdapterError``."""
+        self.adapters.unload(name)
+
     def has_work(self) -> bool:
         """Whether ``step`` has something to do or to say."""
-        return bool(self._outbox) or self.scheduler.has_work()
+        return bool(self._outbox) or self.scheduler.has_work() or self.adapters.busy
 
     def step(self) -> StepReport:
         """Plans and computes one step; what came of it, and of aborts since the last one. An exception means that the
         engine's state can no longer be trusted."""
         started = time.perf_counter()
+        replies = self._take_adapters()
         deltas, self._outbox = self._outbox, []
         planned = self.scheduler.schedule()
         if not planned:
-            return StepReport(deltas=deltas, stats=self.stats())
+            if not deltas and not replies:
+                self.adapters.registry.wait(READING_WAIT_S)
+            return StepReport(deltas=deltas, stats=self.stats(), replies=replies)
         if self.drafting is not None:
             self.drafting.plan(planned)
         rows = self._count_rows(planned)
@@ -177,7 +221,7 @@ class Engine:
         self._stats.steps += 1
         self._stats.rows += rows
         self._stats.step_seconds += seconds
-        return StepReport(deltas=deltas, stats=self.stats(), step_rows=rows, step_time=seconds)
+        return StepReport(deltas=deltas, stats=self.stats(), step_rows=rows, step_time=seconds, replies=replies)
 
     def stats(self) -> EngineStats:
         """Gauges as of now and counters since the start. The same object every time."""
@@ -209,14 +253,13 @@ class Engine:
         live = [sequence for sequences in self._requests.values() for sequence in sequences]
         self.scheduler.check_integrity(live)
         self.cache.check_integrity(sequence.table for sequence in live)
+        self.adapters.check_integrity(live)
 
     def _check(self, request: Request) -> None:
         params, length, limit = request.params, len(request.prompt_ids), self.context_length
         params.validate(self.spec.vocab_size)
         if request.request_id in self._requests:
             raise InvalidRequestError(f"request_id {request.request_id!r} is already being served", "request_id")
-        if request.adapter is not None:
-            raise InvalidRequestError(f"there is no adapter {request.adapter!r}: none is loaded", "adapter")
         if length == 0:
             raise InvalidRequestError("the prompt has no tokens", "prompt")
         if not 0 <= min(request.prompt_ids) <= max(request.prompt_ids) < self.spec.vocab_size:
@@ -236,6 +279,22 @@ class Engine:
         in_flight = len(self.scheduler.running) + self.scheduler.num_waiting
         if in_flight >= self.config.max_queue + self.config.max_running:
             raise OverloadedError(f"the queue is full: {self.scheduler.num_waiting} sequences wait")
+
+    def _take_adapters(self) -> list[AdapterReply]:
+        """What came of loading adapters since the last step. Sequences whose adapter cannot be used end."""
+        replies, failed = self.adapters.poll()
+        for version, reason in failed:
+            for sequences in list(self._requests.values()):
+                for sequence in [one for one in sequences if one.version is version]:
+                    delta = self._finish(sequence, "error")
+                    delta.error = reason
+                    self._outbox.append(delta)
+                    if self.drafting is not None:
+                        self.drafting.forget(sequence)
+        for key in self.adapters.registry.take_dropped():
+            if self.drafting is not None:
+                self.drafting.controller.forget_adapter(key)
+        return replies
 
     def _count_rows(self, planned: list[Sequence]) -> int:
         rows = drafts = prompt = 0
@@ -261,6 +320,8 @@ class Engine:
             sequence.num_accepted += accepted
             self._stats.accepted_tokens += accepted
             self._stats.generation_tokens += count
+            if sequence.version is not None:
+                self.adapters.count_tokens(sequence.version, count)
             if self.drafting is not None and sequence.draft_rows:
                 self.drafting.count(sequence, accepted)
             if sequence.params.wants_report:
@@ -311,6 +372,8 @@ class Engine:
         siblings.remove(sequence)
         if not siblings:
             del self._requests[sequence.request.request_id]
+        if sequence.version is not None:
+            self.adapters.close(sequence.version)
         return self._end_delta(sequence, reason)
 
     def _end_delta(self, sequence: Sequence, reason: FinishReason) -> SequenceDelta:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from paceline.adapters.peft import read_adapter
 from paceline.backends.base import Backend
 from paceline.backends.registry import get_backend
 from paceline.engine import machine
@@ -17,7 +19,7 @@ from paceline.engine.config import EngineConfig, Machine, resolve
 from paceline.engine.engine import Engine
 from paceline.engine.messages import Choice, EngineReady
 from paceline.engine.options import EngineOptions
-from paceline.errors import PacelineError
+from paceline.errors import AdapterError, PacelineError
 from paceline.kv.sizing import cache_bytes
 from paceline.models.loading import LoadedModel, load_model
 from paceline.models.sources import resolve_model
@@ -50,10 +52,20 @@ def build_engine(options: EngineOptions, own_process: bool = False) -> tuple[Eng
     config = EngineConfig(**{field.name: getattr(options, field.name) for field in fields(EngineConfig)})
     limits = Machine(machine.free_memory(), machine.usable_cores())
     controller, reasons = open_controller(config, model, path, backend, limits)
-    engine = Engine(model, backend, config, eos_ids=eos_ids(path, model.config), controller=controller, limits=limits)
+    engine = Engine(
+        model,
+        backend,
+        config,
+        eos_ids=eos_ids(path, model.config),
+        controller=controller,
+        limits=limits,
+        read_adapter=partial(read_adapter, shapes=model.adapter_shapes, base=source.name),
+    )
     if controller is not None:
         controller.costs = StepCosts(engine.time_steps())
         reasons.append(cost_choice(controller.costs))
+    if options.adapters:
+        choices.append(load_adapters(engine, options.adapters))
     ready = EngineReady(
         model=source.name,
         path=str(path),
@@ -64,6 +76,7 @@ def build_engine(options: EngineOptions, own_process: bool = False) -> tuple[Eng
         max_running=engine.config.max_running,
         choices=[*choices, *engine.choices, *reasons],
         drafters=list(engine.drafter_names),
+        adapters=engine.adapters.infos(),
     )
     return engine, ready
 
@@ -108,6 +121,21 @@ def open_controller(
     made = list(open_drafters(wishes, target, backend))
     controller = Controller([drafter for _, (drafter, _) in made], coupled=wishes.sampling == "coupled")
     return controller, [Choice(f"drafter {name}", "on", reason) for name, (_, reason) in made]
+
+
+def load_adapters(engine: Engine, adapters: Mapping[str, str]) -> Choice:
+    """Loads adapters and waits for them. Raises ``AdapterError`` for the first that cannot be used."""
+    for name, path in adapters.items():
+        engine.load_adapter(name, path)
+    while engine.adapters.busy:
+        for reply in engine.step().replies:
+            if reply.error is not None:
+                raise AdapterError(reply.error)
+    slots = engine.adapters.num_slots
+    names = ", ".join(adapters)
+    return Choice(
+        "adapters", names, f"at most {slots} of them in one step; others are loaded when a request needs them"
+    )
 
 
 def cost_choice(costs: StepCosts) -> Choice:

@@ -42,6 +42,41 @@ class Abort(msgspec.Struct, kw_only=True, omit_defaults=True, tag=True):
     index: int | None = None
 
 
+class LoadAdapter(msgspec.Struct, kw_only=True, omit_defaults=True, tag=True):
+    """Load the adapter in the folder ``path`` under ``name``. ``replace``: in place of one that has the name.
+    ``fingerprint``: its files as an engine before this one knew them; others are refused. Answered by an
+    ``AdapterReply`` in a report."""
+
+    name: str
+    path: str
+    replace: bool = False
+    fingerprint: str = ""
+
+
+class UnloadAdapter(msgspec.Struct, kw_only=True, omit_defaults=True, tag=True):
+    """No request may name the adapter any more; it goes with its last sequence. Answered at once."""
+
+    name: str
+
+
+class AdapterInfo(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True):
+    """An adapter that requests may name. ``fingerprint`` stands for its files as they were when it was loaded,
+    ``version`` for this loading of it in this engine."""
+
+    name: str
+    path: str
+    fingerprint: str = ""
+    version: int = 0
+
+
+class AdapterReply(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """The answer to a ``LoadAdapter`` (``info``) or ``UnloadAdapter`` (neither), or why it was refused."""
+
+    name: str
+    info: AdapterInfo | None = None
+    error: str | None = None
+
+
 class StepSpeculation(msgspec.Struct, kw_only=True, omit_defaults=True):
     """What speculation did for one sequence in one step; for requests with ``speculative.report``.
 
@@ -85,6 +120,20 @@ class DrafterStats(msgspec.Struct, kw_only=True, omit_defaults=True):
     drafted_per_position: list[int] = msgspec.field(default_factory=list)
 
 
+class AdapterStats(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """Counters of one adapter, all its versions together; ``running`` and ``waiting`` are sequences as of now. A load
+    reads files or fills a slot; an eviction gives its slot to another adapter."""
+
+    adapter: str
+    requests: int = 0
+    generation_tokens: int = 0
+    running: int = 0
+    waiting: int = 0
+    loads: int = 0
+    evictions: int = 0
+    load_seconds: float = 0.0
+
+
 class EngineStats(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Gauges as of now and counters since the engine started; names as in the metrics."""
 
@@ -102,6 +151,7 @@ class EngineStats(msgspec.Struct, kw_only=True, omit_defaults=True):
     generation_tokens: int = 0
     draft_tokens: int = 0
     accepted_tokens: int = 0
+    adapters: list[AdapterStats] = msgspec.field(default_factory=list)  # those that were ever used
     drafters: list[DrafterStats] = msgspec.field(default_factory=list)
     decisions: dict[str, int] = msgspec.field(default_factory=dict)  # sequences a step, by drafter; "none": no draft
     predicted_seconds: float = 0.0  # of the steps that the cost table predicted
@@ -116,6 +166,7 @@ class StepReport(msgspec.Struct, kw_only=True, omit_defaults=True, tag=True):
     stats: EngineStats | None = None
     step_rows: int = 0  # rows of this step
     step_time: float = 0.0  # seconds of this step
+    replies: list[AdapterReply] = msgspec.field(default_factory=list)
 
 
 class Choice(msgspec.Struct):
@@ -138,6 +189,7 @@ class EngineReady(msgspec.Struct, kw_only=True, tag=True):
     backend: str = ""
     path: str = ""  # of the model's local files: the tokenizer is there too
     drafters: list[str] = msgspec.field(default_factory=list)  # that may propose; empty: speculation is off
+    adapters: list[AdapterInfo] = msgspec.field(default_factory=list)  # loaded at the start
 
 
 class EngineFailed(msgspec.Struct, kw_only=True, tag=True):

@@ -21,13 +21,24 @@ from typing import Any, Protocol, cast
 import msgspec
 import zmq
 
-from paceline.engine.messages import Abort, EngineFailed, EngineReady, EngineStats, Request, SequenceDelta, StepReport
+from paceline.engine.messages import (
+    Abort,
+    AdapterReply,
+    EngineFailed,
+    EngineReady,
+    EngineStats,
+    LoadAdapter,
+    Request,
+    SequenceDelta,
+    StepReport,
+    UnloadAdapter,
+)
 from paceline.engine.options import EngineOptions
 from paceline.errors import PacelineError
 
 logger = logging.getLogger(__name__)
 
-ToEngine = Request | Abort
+ToEngine = Request | Abort | LoadAdapter | UnloadAdapter
 FromEngine = EngineReady | EngineFailed | StepReport
 
 _PR_SET_PDEATHSIG = 1
@@ -54,6 +65,12 @@ class StepEngine(Protocol):
 
     def abort(self, request_id: str, index: int | None = None) -> None:
         """Ends one sequence of a request, or all; unknown ids are ignored."""
+
+    def load_adapter(self, name: str, path: str, *, replace: bool = False, fingerprint: str = "") -> None:
+        """Begins to load an adapter; a later report has the answer. Raises ``AdapterError``."""
+
+    def unload_adapter(self, name: str) -> None:
+        """No request may name it any more. Raises ``AdapterError``."""
 
     def has_work(self) -> bool: ...
 
@@ -89,6 +106,7 @@ class EngineLoop:
         self._encode = msgspec.msgpack.Encoder().encode
         self._refused: list[SequenceDelta] = []
         self._told = -math.inf  # when statistics went out
+        self._replies: list[AdapterReply] = []
 
     def run(self) -> None:
         """Until the process ends."""
@@ -109,6 +127,9 @@ class EngineLoop:
         if self._refused:
             report.deltas.extend(self._refused)
             self._refused.clear()
+        if self._replies:
+            report.replies = [*report.replies, *self._replies]
+            self._replies.clear()
         self.socket.send(self._encode(report))
 
     def _thin_out(self, report: StepReport) -> None:
@@ -144,6 +165,9 @@ class EngineLoop:
         if isinstance(message, Abort):
             self.engine.abort(message.request_id, message.index)
             return
+        if isinstance(message, LoadAdapter | UnloadAdapter):
+            self._handle_adapter(message)
+            return
         try:
             self.engine.add(message)
         except PacelineError as error:
@@ -151,6 +175,17 @@ class EngineLoop:
         except Exception as error:
             logger.exception("request %s could not be added", message.request_id)
             self._refused += refusal(message, f"{type(error).__name__}: {error}")
+
+    def _handle_adapter(self, message: LoadAdapter | UnloadAdapter) -> None:
+        name = message.name
+        try:
+            if isinstance(message, UnloadAdapter):
+                self.engine.unload_adapter(name)
+                self._replies.append(AdapterReply(name=name))
+            else:
+                self.engine.load_adapter(name, message.path, replace=message.replace, fingerprint=message.fingerprint)
+        except PacelineError as error:
+            self._replies.append(AdapterReply(name=name, error=str(error)))
 
     def _refuse_malformed(self, frame: bytes, error: Exception) -> None:
         """Ends the request that a message belongs to, when that much of it can be read."""

@@ -15,6 +15,7 @@ Guarantees, given that every request ends (``end`` is finite) and fits the cache
 * *No starvation.* Within one class and priority, nobody overtakes: a waiting sequence is started before every later
   one, so it waits for a finite number of others. A stream of better class or priority may hold it back for as long
   as that stream fills the machine; that is what class and priority mean.
+* *Adapters.* A sequence whose adapter has no slot is passed over; ``engine/adapters.py`` says how it gets one.
 * *Drafts are free riders.* They preempt nobody, and take no row that a known token could have had.
 """
 
@@ -25,6 +26,7 @@ from bisect import insort
 from operator import attrgetter
 
 from paceline.backends.base import MAX_TREE_ROWS
+from paceline.engine.adapters import Adapters
 from paceline.engine.sequence import CLASS_RANK, Sequence, State
 from paceline.kv.cache import KVCache
 from paceline.speculation.draft import Draft
@@ -42,8 +44,16 @@ class Scheduler:
     After the step the engine calls ``advance`` for each and ``finish`` for those that ended.
     """
 
-    def __init__(self, cache: KVCache, max_rows: int, max_running: int, max_draft_rows: int = 0) -> None:
+    def __init__(
+        self,
+        cache: KVCache,
+        max_rows: int,
+        max_running: int,
+        max_draft_rows: int = 0,
+        adapters: Adapters | None = None,
+    ) -> None:
         self.cache = cache
+        self.adapters = adapters
         self.max_rows = max_rows
         self.max_running = max_running
         self.max_draft_rows = max_draft_rows
@@ -81,14 +91,18 @@ class Scheduler:
         self._queue(leader)
 
     def schedule(self) -> list[Sequence]:
-        """Plans one step: at least one row if there is work, at most ``max_rows``."""
+        """Plans one step: at most ``max_rows``, at least one row if there is work, unless all of it waits for adapters
+        that are being read."""
         self._budget, self._draft_budget = self.max_rows, self.max_draft_rows
         self._planned = []
+        if self.adapters is not None:
+            self.adapters.begin_step()
         for rank in CLASS_RANK.values():
             if self._budget and self.running:
                 self._serve_running(rank)
             self._start_waiting((rank + 1,))
-        assert self._planned or not self.has_work(), "a step with work must compute something"
+        reading = self.adapters is not None and self.adapters.busy
+        assert self._planned or reading or not self.has_work(), "a step with work must compute something"
         return self._planned
 
     def grant(self, sequence: Sequence, draft: Draft) -> Draft | None:
@@ -127,8 +141,7 @@ class Scheduler:
         state, sequence.state = sequence.state, State.FINISHED
         sequence.rows = sequence.draft_rows = 0
         if state is State.RUNNING:
-            self.running.remove(sequence)
-            self.cache.free(sequence.table)
+            self._stop(sequence)
         elif state is State.WAITING:
             self.waiting.remove(sequence)
         elif state is State.HELD:
@@ -154,9 +167,14 @@ class Scheduler:
                     self._grow(sequence)
 
     def _start_waiting(self, before: tuple[float, ...]) -> None:
-        """Starts waiting sequences that come before ``before`` in the order, until one does not fit."""
-        while self._budget and self.waiting and self.waiting[0].order < before:
-            if not self._start(self.waiting[0]):
+        """Starts waiting sequences that come before ``before`` in the order, until one does not fit. Those whose
+        adapters have no slot are passed over."""
+        place = 0
+        while self._budget and place < len(self.waiting) and self.waiting[place].order < before:
+            sequence = self.waiting[place]
+            if not self._find_slot(sequence):
+                place += 1
+            elif not self._start(sequence):
                 break
 
     def _plan(self, sequence: Sequence, rows: int) -> None:
@@ -193,16 +211,38 @@ class Scheduler:
             self._budget += sequence.rows
             self._planned.remove(sequence)
             sequence.rows = 0
-        self.running.remove(sequence)
-        self.cache.free(sequence.table)
+        self._stop(sequence)
         sequence.computed = 0
         sequence.num_preemptions += 1
         self.num_preemptions += 1
         self._queue(sequence)
 
+    def _stop(self, sequence: Sequence) -> None:
+        """Takes a sequence out of the running batch."""
+        self.running.remove(sequence)
+        self.cache.free(sequence.table)
+        if sequence.version is not None and self.adapters is not None:
+            self.adapters.stopped(sequence)
+
+    def _find_slot(self, sequence: Sequence) -> bool:
+        """Whether the sequence's adapter is ready for it; if not, it is made ready or its turn is kept."""
+        version, adapters = sequence.version, self.adapters
+        if version is None or adapters is None or adapters.take(sequence):
+            return True
+        if version.slot is not None:  # being read, or reserved for one before it
+            return False
+        victims = adapters.yielding(sequence, self.running)
+        if not victims:
+            adapters.reserve(sequence, self.running)
+            return False
+        for victim in victims:
+            self._preempt(victim)
+        return adapters.take(sequence)
+
     def _start(self, sequence: Sequence) -> bool:
-        """Starts the head of the queue when it fits whole, preempting running sequences of worse class or priority."""
-        if self._blocked is not None and self._still_blocked(sequence):
+        """Starts a waiting sequence that has its adapter when it fits whole, preempting running sequences of worse
+        class or priority."""
+        if self._still_blocked(sequence):
             return False
         if not self._find_place(sequence):
             return False
@@ -220,6 +260,8 @@ class Scheduler:
         self.waiting.remove(sequence)
         insort(self.running, sequence, key=_ORDER)
         sequence.state = State.RUNNING
+        if sequence.version is not None and self.adapters is not None:
+            self.adapters.started(sequence)
         sequence.computed = cached
         granted = cache.extend(table, cached + 1)
         assert granted
@@ -228,7 +270,8 @@ class Scheduler:
         return True
 
     def _still_blocked(self, sequence: Sequence) -> bool:
-        assert self._blocked is not None
+        if self._blocked is None:
+            return False
         head, free = self._blocked
         return head is sequence and bool(self.running) and self._num_free() <= free
 

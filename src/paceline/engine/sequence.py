@@ -6,6 +6,7 @@ import enum
 
 import numpy as np
 
+from paceline.adapters.adapter import Adapter
 from paceline.backends.base import IntArray
 from paceline.engine.messages import FinishReason, Request, TokenLogprobs
 from paceline.kv.cache import BlockTable
@@ -61,13 +62,23 @@ class Sequence:
         "state",
         "stop_ids",
         "table",
+        "version",
         "wants_prompt_logprobs",
     )
 
     def __init__(
-        self, request: Request, index: int, table: BlockTable, *, limit: int, eos_ids: frozenset[int], serial: int
+        self,
+        request: Request,
+        index: int,
+        table: BlockTable,
+        *,
+        limit: int,
+        eos_ids: frozenset[int],
+        serial: int,
+        version: Adapter | None = None,
     ) -> None:
-        """``limit``: most tokens the sequence may have (context and cache); ``serial``: order of arrival here."""
+        """``limit``: most tokens the sequence may have (context and cache); ``serial``: order of arrival here;
+        ``version``: the one of its adapter that it runs with; ``table`` has its key."""
         params = request.params
         outputs = request.outputs[index] if index < len(request.outputs) else []
         assert params.seed is not None, "whoever creates a request draws its seed"
@@ -87,6 +98,7 @@ class Sequence:
         self.stop_ids = frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else eos_ids)
         self.order = (CLASS_RANK[request.latency_class], request.priority, request.arrival_time, serial)
         self.table = table
+        self.version = version
         self.state = State.WAITING
         self.followers: list[Sequence] = []
         self.computed = 0
@@ -111,7 +123,8 @@ class Sequence:
 
     @property
     def adapter(self) -> str | None:
-        return self.request.adapter
+        """Names the weights it runs with: what was learned or cached with others is not its own. None: the base."""
+        return self.table.adapter
 
     @property
     def grammar(self) -> GrammarMatcher | None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from paceline.backends.base import AttentionLayer, Backend, Matrix, MoELayer, Ops, Vector
+from paceline.backends.lora import Site
 from paceline.errors import ModelLoadError
 from paceline.models import decoder
 from paceline.models.checkpoint import Checkpoint, open_checkpoint
@@ -32,6 +34,9 @@ class LoadedModel:
     config: dict[str, Any]  # the checkpoint's Hugging Face config
     weights_bytes: int  # of all matrices as the checkpoint packs them
     streamed_bytes: int  # of them, those that a step of one row reads
+    adapter_shapes: Mapping[Site, tuple[int, int]] = field(
+        default_factory=dict
+    )  # (out, in) of what adapters can update
 
     def build(self, ops: Ops) -> None:
         """One step of the model, for ``Backend.compile``."""
@@ -70,7 +75,7 @@ def load_checkpoint(checkpoint: Checkpoint, backend: Backend, *, context_length:
     spec = model_spec(config, context_length)
     loader = _Loader(checkpoint, backend, spec)
     weights = loader.model()
-    return LoadedModel(spec, weights, config, loader.weights_bytes, loader.streamed_bytes)
+    return LoadedModel(spec, weights, config, loader.weights_bytes, loader.streamed_bytes, loader.adapter_shapes)
 
 
 class _Loader:
@@ -82,6 +87,7 @@ class _Loader:
         self.spec = spec
         self.weights_bytes = 0
         self.streamed_bytes = 0
+        self.adapter_shapes: dict[Site, tuple[int, int]] = {}
         embedding = f"{spec.names.embedding}.weight"
         self.prefix = next((prefix for prefix in _PREFIXES if prefix + embedding in checkpoint), _PREFIXES[0])
 
@@ -100,8 +106,8 @@ class _Loader:
         hidden, widths = spec.hidden_size, (spec.q_size, spec.kv_size, spec.kv_size)
         weights = LayerWeights(
             attention=self.attention(index, layer, at),
-            qkv=self.stacked([at + name for name in names.qkv], widths, hidden),
-            output=self.matrix([(at + names.output, (hidden, spec.q_size))]),
+            qkv=self.place(self.parts([at + name for name in names.qkv], widths), sites=[(index, p) for p in "qkv"]),
+            output=self.matrix([(at + names.output, (hidden, spec.q_size))], sites=[(index, "o")]),
         )
         if spec.qkv_bias:
             weights.qkv_bias = self.stacked_bias([at + name for name in names.qkv], widths)
@@ -116,8 +122,13 @@ class _Loader:
         if layer.moe is not None:
             weights.moe = self.moe(layer.moe, at)
         else:
-            weights.gate, weights.up = self.gate_up([at + name for name in names.gate_up])
-            weights.down = self.matrix([(at + names.down, (hidden, spec.intermediate_size))])
+            gate, up = self.parts([at + name for name in names.gate_up], (spec.intermediate_size,) * 2)
+            weights.gate, weights.up = (
+                self.place([gate], sites=[(index, "gate")]),
+                self.place([up], sites=[(index, "up")]),
+            )
+            down = (at + names.down, (hidden, spec.intermediate_size))
+            weights.down = self.matrix([down], sites=[(index, "down")])
         return weights
 
     def attention(self, index: int, layer: LayerSpec, at: str) -> AttentionLayer:
@@ -159,18 +170,13 @@ class _Loader:
             activation=self.spec.activation,
         )
 
-    def gate_up(self, names: list[str]) -> tuple[Matrix, Matrix]:
-        hidden, width = self.spec.hidden_size, self.spec.intermediate_size
-        if len(names) == 2:
-            return self.matrix([(names[0], (width, hidden))]), self.matrix([(names[1], (width, hidden))])
-        fused = self.packed(names[0], (2 * width, hidden))
-        return self.place([fused.rows(0, width)]), self.place([fused.rows(width, 2 * width)])
-
-    def stacked(self, names: list[str], widths: tuple[int, ...], columns: int) -> Matrix:
-        """Tensors side by side along the output, or the one in which the checkpoint fused them."""
-        if len(names) == 1:
-            return self.matrix([(names[0], (sum(widths), columns))])
-        return self.matrix([(name, (width, columns)) for name, width in zip(names, widths, strict=True)])
+    def parts(self, names: list[str], widths: tuple[int, ...]) -> list[PackedWeight]:
+        """Tensors of ``widths`` outputs each, also where the checkpoint fused them into one."""
+        hidden = self.spec.hidden_size
+        if len(names) > 1:
+            return [self.packed(name, (width, hidden)) for name, width in zip(names, widths, strict=True)]
+        fused, ends = self.packed(names[0], (sum(widths), hidden)), list(accumulate(widths))
+        return [fused.rows(end - width, end) for end, width in zip(ends, widths, strict=True)]
 
     def stacked_bias(self, names: list[str], widths: tuple[int, ...]) -> Vector:
         if len(names) == 1:
@@ -181,15 +187,17 @@ class _Loader:
     def norm(self, name: str, width: int) -> Vector:
         return self.backend.vector(self.tensor(f"{name}.weight", (width,)).float() + self.spec.norm_offset)
 
-    def matrix(self, parts: list[tuple[str, tuple[int, int]]], read: float = 1.0) -> Matrix:
+    def matrix(self, parts: list[tuple[str, tuple[int, int]]], read: float = 1.0, sites: Sequence[Site] = ()) -> Matrix:
         """A matrix from named parts of known shapes; ``read``: the share of it that a step of one row reads."""
-        return self.place([self.packed(name, shape) for name, shape in parts], read)
+        return self.place([self.packed(name, shape) for name, shape in parts], read, sites)
 
-    def place(self, parts: list[PackedWeight], read: float = 1.0) -> Matrix:
+    def place(self, parts: list[PackedWeight], read: float = 1.0, sites: Sequence[Site] = ()) -> Matrix:
+        """The parts as one matrix; ``sites``: their names for adapters, if any."""
+        self.adapter_shapes.update(zip(sites, (part.shape for part in parts), strict=False))
         size = sum(part.nbytes for part in parts)
         self.weights_bytes += size
         self.streamed_bytes += int(size * read)
-        return self.backend.matrix(parts)
+        return self.backend.matrix(parts, sites)
 
     def packed(self, name: str, shape: tuple[int, int]) -> PackedWeight:
         name = f"{name}.weight"

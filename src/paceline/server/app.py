@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
@@ -13,25 +14,28 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from paceline.errors import PacelineError
-from paceline.server import routes_generate, routes_models, routes_status
+from paceline.server import routes_adapters, routes_generate, routes_models, routes_status
 from paceline.server.context import ServerContext
 from paceline.server.disconnect import ClientGoneError
 from paceline.server.gate import Gate
 from paceline.server.problems import ApiError, as_api_error, internal_error
 from paceline.server.schemas import (
-    Body,
     ChatCompletionRequest,
     CompletionRequest,
     DetokenizeRequest,
+    LoadAdapterBody,
     TokenizeChatRequest,
     TokenizeCompletionRequest,
+    UnloadAdapterBody,
 )
 from paceline.server.sse import JsonAnswer
 from paceline.server.version import version
 
-_BODIES: dict[str, tuple[type[Body], ...]] = {
+_BODIES: dict[str, tuple[type[BaseModel], ...]] = {
     "/v1/completions": (CompletionRequest,),
     "/v1/chat/completions": (ChatCompletionRequest,),
+    "/v1/load_lora_adapter": (LoadAdapterBody,),
+    "/v1/unload_lora_adapter": (UnloadAdapterBody,),
     "/tokenize": (TokenizeCompletionRequest, TokenizeChatRequest),
     "/detokenize": (DetokenizeRequest,),
 }
@@ -40,7 +44,7 @@ _BODIES: dict[str, tuple[type[Body], ...]] = {
 def create_app(context: ServerContext) -> FastAPI:
     """The application that serves ``context``."""
     app = FastAPI(title="Paceline", version=version(), docs_url=None, redoc_url=None, redirect_slashes=False)
-    for module in (routes_generate, routes_models, routes_status):
+    for module in (routes_generate, routes_adapters, routes_models, routes_status):
         app.include_router(module.routes(context))
     for kind in (PacelineError, HTTPException, ClientGoneError, Exception):
         app.add_exception_handler(kind, _answer_error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 MIB = 1024 * 1024
 
@@ -20,3 +21,4 @@ class ServerConfig:
     cors_origins: tuple[str, ...] = ()  # none: browsers on other origins are refused
     drain_timeout_s: float = 30.0  # how long open requests may go on after SIGTERM
     access_log: bool = False
+    adapter_dir: Path | None = None  # clients may load adapters from folders below it; None: from nowhere

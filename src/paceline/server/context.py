@@ -17,6 +17,8 @@ from paceline.server.problems import ApiError, nearest
 
 T = TypeVar("T")
 
+_NAMES_SHOWN = 20  # of what is served, in an error
+
 INLINE_CHARACTERS = (
     4000  # a prompt up to this long is tokenized at once, within a millisecond; a longer one in a thread
 )
@@ -65,12 +67,42 @@ class ServerContext:
         assert self.engine.ready is not None and self._tokenizer is not None and self._token_bytes is not None
         return self.engine.ready, self._tokenizer, self._token_bytes
 
-    def check_model(self, name: str | None) -> None:
-        """Refuses a model that is not served here; no name means the one that is."""
-        names = self.config.model_names
-        if name is not None and name not in names:
-            hint = nearest(name, names) or f" This server has '{names[0]}'."
-            raise ApiError(404, f"The model '{name}' does not exist.{hint}", param="model", code="model_not_found")
+    @property
+    def served_names(self) -> list[str]:
+        """What ``model`` may be in a request: the base model's names, and those of the adapters."""
+        return [*self.config.model_names, *self.engine.adapters]
+
+    def check_model(self, name: str | None) -> str | None:
+        """The adapter that ``name`` names, None for the base model; no name means that, too. Refuses a name that is
+        not served here."""
+        if name is None or name in self.config.model_names:
+            return None
+        if name in self.engine.adapters:
+            return name
+        names = self.served_names
+        shown = ", ".join(f"'{one}'" for one in names[:_NAMES_SHOWN])
+        more = f" and {len(names) - _NAMES_SHOWN} more, see /v1/models" if len(names) > _NAMES_SHOWN else ""
+        raise ApiError(
+            404,
+            f"The model '{name}' does not exist.{nearest(name, names)} This server has {shown}{more}.",
+            param="model",
+            code="model_not_found",
+        )
+
+    def adapter_of(self, model: str | None, adapter_id: str | None) -> str | None:
+        """The adapter of a request that may name it in either field; None: the base model."""
+        named = self.check_model(model)
+        if adapter_id is None:
+            return named
+        if adapter_id not in self.engine.adapters:
+            names = list(self.engine.adapters)
+            have = ", ".join(f"'{one}'" for one in names[:_NAMES_SHOWN]) or "none"
+            message = f"The adapter '{adapter_id}' does not exist.{nearest(adapter_id, names)} This server has {have}."
+            raise ApiError(404, message, param="adapter_id", code="model_not_found")
+        if named is not None and named != adapter_id:
+            message = f"'model' and 'adapter_id' name two adapters, '{named}' and '{adapter_id}': send one of them."
+            raise ApiError(400, message, param="adapter_id", code="invalid_value")
+        return adapter_id
 
 
 async def off_loop(size: int, work: Callable[[], T]) -> T:

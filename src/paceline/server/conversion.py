@@ -181,9 +181,15 @@ def check_length(prompt_ids: Sequence[int], params: SamplingParams, ready: Engin
 
 
 def to_request(
-    request_id: str, prompt_ids: list[int], params: SamplingParams, body: SamplingBody, arrival_time: float
+    request_id: str,
+    prompt_ids: list[int],
+    params: SamplingParams,
+    body: SamplingBody,
+    arrival_time: float,
+    adapter: str | None = None,
 ) -> Request:
-    """One prompt as the engine takes it; a seed is drawn when the client gave none."""
+    """One prompt as the engine takes it, for ``adapter`` or the base model (None); a seed is drawn when the client gave
+    none."""
     if params.seed is None:
         params = msgspec.structs.replace(params, seed=secrets.randbits(63))
     return Request(
@@ -191,6 +197,7 @@ def to_request(
         prompt_ids=prompt_ids,
         params=params,
         arrival_time=arrival_time,
+        adapter=adapter,
         priority=body.priority,
         latency_class=body.latency_class,
     )

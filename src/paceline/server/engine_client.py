@@ -10,11 +10,22 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 
-from paceline.engine.messages import Abort, EngineReady, EngineStats, Request, SequenceDelta, StepReport
+import msgspec
+
+from paceline.engine.messages import (
+    Abort,
+    AdapterInfo,
+    EngineReady,
+    EngineStats,
+    Request,
+    SequenceDelta,
+    StepReport,
+)
 from paceline.engine.options import ENGINE_FACTORY, EngineOptions
 from paceline.errors import EngineDeadError, ModelLoadError, OverloadedError
+from paceline.server.adapter_calls import AdapterCalls
 from paceline.server.engine_counters import add_counters
 from paceline.server.engine_link import EngineLink, describe_exit
 from paceline.server.open_requests import OpenRequest
@@ -52,6 +63,7 @@ class EngineClient:
         self._link: EngineLink | None = None
         self._serving = False  # the engine that runs now is ready
         self._progressed = False  # somebody got something from it
+        self._adapters = AdapterCalls()
         self._open: dict[str, OpenRequest] = {}
         self._held: deque[OpenRequest] = deque()  # not submitted yet: one at a time after repeated deaths
         self._probed: OpenRequest | None = None  # the one that is being tried
@@ -73,6 +85,11 @@ class EngineClient:
         return None if self._link is None else self._link.pid
 
     @property
+    def adapters(self) -> Mapping[str, AdapterInfo]:
+        """Adapters that requests may name, also while the engine starts again."""
+        return self._adapters.known
+
+    @property
     def num_open(self) -> int:
         """Requests that are not over."""
         return len(self._open)
@@ -84,6 +101,8 @@ class EngineClient:
         except BaseException:
             await self.close()
             raise
+        self._adapters.known = {info.name: info for info in ready.adapters}
+        self._options = msgspec.structs.replace(self._options, adapters={})  # later engines are told by ``restore``
         self._supervisor = asyncio.create_task(self._supervise(), name="engine-supervisor")
         return ready
 
@@ -115,6 +134,15 @@ class EngineClient:
         if opened.over:
             self._forget(opened)
 
+    async def load_adapter(self, name: str, path: str, replace: bool = False) -> AdapterInfo:
+        """Loads the adapter in the folder ``path``, in place of one that has the name if ``replace``; what runs goes
+        on meanwhile. Raises ``AdapterError`` with the reason, or ``EngineDeadError``; nothing has changed then."""
+        return await self._adapters.load(name, path, replace, self._link_for_adapters().send)
+
+    async def unload_adapter(self, name: str) -> None:
+        """Requests may not name it any more; those that run go on. Raises ``AdapterError`` or ``EngineDeadError``."""
+        await self._adapters.unload(name, self._link_for_adapters().send)
+
     async def shutdown(self, drain_s: float = 0.0) -> None:
         """Refuses new requests, gives open ones ``drain_s`` seconds to end, then ends them and the engine."""
         self._closing = "the server is shutting down"
@@ -127,6 +155,7 @@ class EngineClient:
             self._supervisor.cancel()
             await asyncio.gather(self._supervisor, return_exceptions=True)
         self._serving = False
+        self._adapters.fail("the server is shutting down")
         self._fail_all(EngineDeadError("the server is shutting down"))
         if self._link is not None:
             await self._link.stop()
@@ -144,6 +173,7 @@ class EngineClient:
             raise ValueError(f"request id {request.request_id!r} is already in use")
         self._check_load(request)
         opened = OpenRequest(request)
+        opened.adapter = None if request.adapter is None else self.adapters.get(request.adapter)
         self._open[request.request_id] = opened
         self._idle.clear()
         if self._recovery.cautious or not self._serving:
@@ -170,6 +200,13 @@ class EngineClient:
             return 1.0
         pace = (time.monotonic() - self._endings[0]) / len(self._endings)
         return min(max(pace, 1.0), _MAX_RETRY_AFTER_S)
+
+    def _link_for_adapters(self) -> EngineLink:
+        if self.dead is not None or self._closing is not None:
+            raise EngineDeadError(self.dead or self._closing or "")
+        if not self._serving or self._link is None:
+            raise EngineDeadError("the engine is starting; try again in a moment")
+        return self._link
 
     def _submit(self, opened: OpenRequest) -> None:
         assert self._link is not None
@@ -224,6 +261,8 @@ class EngineClient:
                 self._forget(opened)
             elif opened is self._probed:
                 self._probe()
+        if report.replies:
+            self._adapters.take(report.replies)
         if report.stats is not None:
             if report.stats.drafters or report.stats.decisions:
                 self._drafters = report.stats
@@ -241,6 +280,7 @@ class EngineClient:
         self._progressed = False
         ready = self.ready = await self._link.start()
         self._serving = True
+        self._adapters.restore(self._link.send)
         self._probed = None
         self._probe()
         return ready
@@ -286,10 +326,21 @@ class EngineClient:
             logger.error("request %s is dropped: the engine died of it %d times", culprit.request_id, culprit.deaths)
             culprit.fail(EngineDeadError(f"the engine died {culprit.deaths} times while computing this request"))
             self._forget(culprit)
+        self._adapters.fail(f"the engine ended: {reason}")
+        self._fail_bereft()
         self._held = deque(sorted(self._open.values(), key=lambda opened: opened.deaths))
         return verdict
 
+    def _fail_bereft(self) -> None:
+        """Ends requests that cannot go on: they began with a version of their adapter that only the dead engine had."""
+        for opened in list(self._open.values()):
+            name = opened.adapter_name
+            if name is not None and opened.has_outputs and self.adapters.get(name) is not opened.adapter:
+                opened.fail(EngineDeadError(f"the engine ended, and with it the version of adapter {name!r} in use"))
+                self._forget(opened)
+
     def _give_up(self, why: str) -> None:
         self.dead = why
+        self._adapters.fail(why)
         logger.critical(why)
         self._fail_all(EngineDeadError(why))

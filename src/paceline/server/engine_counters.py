@@ -8,17 +8,26 @@ from typing import Any
 
 import msgspec
 
-from paceline.engine.messages import DrafterStats, EngineStats
+from paceline.engine.messages import AdapterStats, DrafterStats, EngineStats
 
 _GAUGES = ("running", "waiting", "kv_blocks_total", "kv_blocks_used")
 _COUNTERS = tuple(name for name in EngineStats.__struct_fields__ if name not in _GAUGES)
 _DRAFTER_COUNTERS = tuple(name for name in DrafterStats.__struct_fields__ if name not in ("drafter", "adapter"))
+_ADAPTER_COUNTERS = tuple(
+    name for name in AdapterStats.__struct_fields__ if name not in ("adapter", "running", "waiting")
+)
+_LISTS = ("drafters", "adapters")
 
 
 def add_counters(stats: EngineStats, earlier: EngineStats) -> EngineStats:
     """``stats`` with the counters of ``earlier`` engines added; gauges as they are."""
-    sums = {name: _sum(getattr(stats, name), getattr(earlier, name)) for name in _COUNTERS if name != "drafters"}
-    return msgspec.structs.replace(stats, **sums, drafters=_sum_drafters(stats.drafters, earlier.drafters))
+    sums = {name: _sum(getattr(stats, name), getattr(earlier, name)) for name in _COUNTERS if name not in _LISTS}
+    return msgspec.structs.replace(
+        stats,
+        **sums,
+        drafters=_sum_drafters(stats.drafters, earlier.drafters),
+        adapters=_sum_adapters(stats.adapters, earlier.adapters),
+    )
 
 
 def _sum(new: Any, old: Any) -> Any:
@@ -39,4 +48,15 @@ def _sum_drafters(new: Sequence[DrafterStats], old: Sequence[DrafterStats]) -> l
             added = {name: _sum(getattr(entry, name), getattr(earlier, name)) for name in _DRAFTER_COUNTERS}
             entry = msgspec.structs.replace(entry, **added)
         sums[key] = entry
+    return list(sums.values())
+
+
+def _sum_adapters(new: Sequence[AdapterStats], old: Sequence[AdapterStats]) -> list[AdapterStats]:
+    """Adapter by adapter. Of one that only an earlier engine served nothing runs or waits."""
+    sums = {entry.adapter: msgspec.structs.replace(entry, running=0, waiting=0) for entry in old}
+    for entry in new:
+        if (earlier := sums.get(entry.adapter)) is not None:
+            added = {name: _sum(getattr(entry, name), getattr(earlier, name)) for name in _ADAPTER_COUNTERS}
+            entry = msgspec.structs.replace(entry, **added)
+        sums[entry.adapter] = entry
     return list(sums.values())

@@ -15,9 +15,9 @@ from pathlib import Path
 import msgspec
 import zmq
 
-from paceline.engine.messages import Abort, EngineFailed, EngineReady, Request, StepReport
+from paceline.engine.messages import EngineFailed, EngineReady, StepReport
 from paceline.engine.options import EngineOptions
-from paceline.engine.process import ProcessConfig
+from paceline.engine.process import ProcessConfig, ToEngine
 from paceline.errors import EngineDeadError, ModelLoadError
 
 logger = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ class EngineLink:
         finally:
             ended.cancel()
 
-    def send(self, message: Request | Abort) -> None:
+    def send(self, message: ToEngine) -> None:
         """Queues a message. One to a process that is gone is dropped: its supervisor sends what matters again."""
         if self._socket is None:
             return

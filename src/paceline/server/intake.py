@@ -25,7 +25,7 @@ async def read_body(request: Request, context: ServerContext, schema: type[B]) -
 def check(data: dict[str, Any], context: ServerContext, schema: type[B]) -> B:
     """``data`` as a ``schema``, for a model that is served here."""
     body = parse(schema, data)
-    context.check_model(body.model)
+    context.adapter_of(body.model, body.adapter_id)
     return body
 
 

@@ -15,6 +15,7 @@ _TOKENS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000,
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 _COUNTS = (1, 2, 5, 10, 20, 50, 100)
 _DRAFTER = ("drafter", "adapter")
+_ADAPTER = ("adapter",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,13 @@ TABLE: tuple[Row, ...] = (
         (), (), (*_DRAFTER, "position")),
     Row("gauge", "drafter_acceptance_length", "Mean tokens of a step that verified a draft, since the start",
         (), (), _DRAFTER),
+    Row("counter", "adapter_requests", "Requests for an adapter", (), (), _ADAPTER),
+    Row("counter", "adapter_generation_tokens", "Tokens generated with an adapter", (), (), _ADAPTER),
+    Row("gauge", "adapter_requests_running", "Sequences of an adapter in the running batch", (), (), _ADAPTER),
+    Row("gauge", "adapter_requests_waiting", "Sequences of an adapter that wait", (), (), _ADAPTER),
+    Row("counter", "adapter_loads", "Times that an adapter was read or put into a slot", (), (), _ADAPTER),
+    Row("counter", "adapter_evictions", "Times that an adapter lost its slot to another", (), (), _ADAPTER),
+    Row("counter", "adapter_load_seconds", "Time spent reading an adapter and filling its slot", (), (), _ADAPTER),
     Row("counter", "draft_decisions", "Whose draft a sequence got in a step; none: no draft", (), (), ("drafter",)),
     Row("counter", "predicted_step_seconds", "Time that the cost table foresaw for the steps that it foresaw"),
     Row("counter", "realised_step_seconds", "Time that these steps took"),

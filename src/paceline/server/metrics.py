@@ -15,6 +15,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from paceline.engine.messages import EngineStats, StepReport
+from paceline.server.adapter_metrics import adapter_values
 from paceline.server.drafter_metrics import Values, drafter_values
 from paceline.server.metric_table import TABLE, Row
 
@@ -119,6 +120,7 @@ class Metrics(Collector):
         }
         values: dict[str, Values] = {name: {(): value} for name, value in plain.items()}
         values.update(drafter_values(stats))
+        values.update(adapter_values(stats))
         values["requests_finished"] = {(reason,): count for reason, count in self.finished.items()}
         values["http_requests"] = {labels: float(count) for labels, count in self.http.items()}
         return values

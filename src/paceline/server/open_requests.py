@@ -6,7 +6,7 @@ import asyncio
 
 import msgspec
 
-from paceline.engine.messages import Request, SequenceDelta
+from paceline.engine.messages import AdapterInfo, Request, SequenceDelta
 
 
 class OpenRequest:
@@ -17,8 +17,8 @@ class OpenRequest:
     """
 
     __slots__ = (
-        "_apart", "_finished", "_outputs", "_pending", "_prompt_scored", "_reported", "_request", "_waiter", "deaths",
-        "error", "progressed", "submitted",
+        "_apart", "_finished", "_outputs", "_pending", "_prompt_scored", "_reported", "_request", "_waiter", "adapter",
+        "deaths", "error", "progressed", "submitted",
     )  # fmt: skip
 
     def __init__(self, request: Request) -> None:
@@ -33,6 +33,7 @@ class OpenRequest:
         self._waiter: asyncio.Future[None] | None = None
         self._reported: set[int] = set()  # sequences whose first delta came: its facts are told once
         self._prompt_scored = False
+        self.adapter: AdapterInfo | None = None  # the one that its name meant when it came
         self.error: Exception | None = None
         self.submitted = False  # sent to the engine process that runs now
         self.progressed = False  # got something from it
@@ -41,6 +42,15 @@ class OpenRequest:
     @property
     def request_id(self) -> str:
         return self._request.request_id
+
+    @property
+    def adapter_name(self) -> str | None:
+        return self._request.adapter
+
+    @property
+    def has_outputs(self) -> bool:
+        """Whether some of its text exists."""
+        return any(self._outputs)
 
     @property
     def num_unfinished(self) -> int:

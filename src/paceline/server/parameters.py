@@ -62,6 +62,9 @@ NOT_SUPPORTED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "truncate_prompt_tokens": (_one_of(), "prompts are never cut; send a shorter one"),
     "logits_processors": (_one_of([]), "code from a request is never run"),
     "prompt_embeds": (_one_of(), "prompts are text or token ids"),
+    "adapter_source": (_one_of("local"), "adapters are loaded by whoever runs the server, see docs/adapters.md"),
+    "merged_adapters": (_one_of(), "adapters are not merged; name one with model or adapter_id"),
+    "api_token": (_one_of(), "nothing is fetched for a request"),
     "spaces_between_special_tokens": (_one_of(True), "only the default, true, is supported"),
 }
 

@@ -6,10 +6,10 @@ be replaced without touching HTTP code.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from typing import Protocol
 
-from paceline.engine.messages import EngineReady, EngineStats, Request, SequenceDelta
+from paceline.engine.messages import AdapterInfo, EngineReady, EngineStats, Request, SequenceDelta
 
 
 class EngineClient(Protocol):
@@ -34,6 +34,17 @@ class EngineClient(Protocol):
     @property
     def stats(self) -> EngineStats:
         """The newest statistics; counters go on over restarts."""
+
+    @property
+    def adapters(self) -> Mapping[str, AdapterInfo]:
+        """Adapters that requests may name."""
+
+    async def load_adapter(self, name: str, path: str, replace: bool = False) -> AdapterInfo:
+        """Loads the adapter in the folder ``path``, in place of one that has the name if ``replace``. Raises
+        ``AdapterError`` or ``EngineDeadError``, with nothing changed."""
+
+    async def unload_adapter(self, name: str) -> None:
+        """Requests may not name it any more; those that run go on. Raises ``AdapterError`` or ``EngineDeadError``."""
 
     def generate(self, request: Request) -> AsyncGenerator[SequenceDelta, None]:
         """Deltas of all sequences of ``request`` until each has its ``finish_reason``. Closing the iterator early

@@ -100,7 +100,7 @@ def _answer(
     return Answer(
         id=prefix + uuid.uuid4().hex,
         created=int(time.time()),
-        model=body.model or context.model_name,
+        model=body.adapter_id or body.model or context.model_name,
         names=TokenNames(table, body.return_tokens_as_token_ids),
         logprobs=logprobs,
         prompt_logprobs=prompt_logprobs,
@@ -119,8 +119,9 @@ def _generation(
     arrived: float,
     hide_output: bool = False,
 ) -> Generation:
-    now = time.time()
+    now, adapter = time.time(), context.adapter_of(body.model, body.adapter_id)
     requests: list[Request] = [
-        conversion.to_request(f"{answer.id}-{i}", prompt_ids, params, body, now) for i, prompt_ids in enumerate(ids)
+        conversion.to_request(f"{answer.id}-{i}", prompt_ids, params, body, now, adapter)
+        for i, prompt_ids in enumerate(ids)
     ]
     return Generation(context.engine, context.metrics, table, requests, arrived, hide_output)

@@ -21,7 +21,7 @@ def routes(context: ServerContext) -> APIRouter:
 
     @router.get("/v1/models")
     async def models() -> Response:
-        return JsonAnswer({"object": "list", "data": [_model(context, name) for name in context.config.model_names]})
+        return JsonAnswer({"object": "list", "data": [_model(context, name) for name in context.served_names]})
 
     @router.get("/v1/models/{model:path}")
     async def model(model: str) -> Response:
@@ -44,14 +44,15 @@ def routes(context: ServerContext) -> APIRouter:
 
 
 def _model(context: ServerContext, name: str) -> dict[str, Any]:
-    ready = context.engine.ready
+    ready, adapter = context.engine.ready, context.engine.adapters.get(name)
+    root = ready.model if ready else context.model_name
     return {
         "id": name,
         "object": "model",
         "created": context.created,
         "owned_by": "paceline",
-        "root": ready.model if ready else context.model_name,
-        "parent": None,
+        "root": root if adapter is None else adapter.path,
+        "parent": None if adapter is None else context.model_name,
         "max_model_len": ready.context_length if ready else None,
     }
 

@@ -87,6 +87,7 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=())
 
     model: str | None = None
+    adapter_id: str | None = None  # LoRAX's name for an adapter; ``model`` does the same
 
 
 class StreamOptions(BaseModel):
@@ -228,7 +229,27 @@ class DetokenizeRequest(Body):
     tokens: list[Count]
 
 
-B = TypeVar("B", bound=Body)
+class LoadAdapterBody(BaseModel):
+    """Body of ``/v1/load_lora_adapter``, with vLLM's names."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    lora_name: Annotated[str, Field(min_length=1)]
+    lora_path: Annotated[str, Field(min_length=1)]
+    load_inplace: bool = False
+    lora_int_id: Count | None = None  # vLLM numbers adapters by it; no effect
+
+
+class UnloadAdapterBody(BaseModel):
+    """Body of ``/v1/unload_lora_adapter``, with vLLM's names."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    lora_name: Annotated[str, Field(min_length=1)]
+    lora_int_id: Count | None = None  # no effect
+
+
+B = TypeVar("B", bound=BaseModel)
 
 
 def decode_json(raw: bytes | bytearray) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from paceline.speculation.calibration import Calibration, SequenceRecord, outcom
 from paceline.speculation.costs import StepCosts
 from paceline.speculation.decision import Decision, StepShape
 from paceline.speculation.draft import Draft
-from paceline.speculation.drafters.base import Drafter, Progress, SequenceView
+from paceline.speculation.drafters.base import Drafter, KeepsAdapters, Progress, SequenceView
 from paceline.speculation.prospect import PROBE_LENGTH, Prospect
 from paceline.speculation.reliability import Reliability, ReliabilityBin
 
@@ -131,6 +131,14 @@ class Controller:
         self._tracks.pop(sequence.key, None)
         for drafter in self._drafters:
             drafter.forget(sequence)
+
+    def forget_adapter(self, adapter: str) -> None:
+        self.calibration.forget_adapter(adapter)
+        for prospect in self._prospects:
+            prospect.forget_adapter(adapter)
+        for drafter in self._drafters:
+            if isinstance(drafter, KeepsAdapters):
+                drafter.forget_adapter(adapter)
 
     def reset(self) -> None:
         """Forgets all that was learned of texts, as after a start. What steps cost stays: it is the machine's. Only

@@ -48,6 +48,9 @@ class DraftController(Protocol):
     def forget(self, sequence: SequenceView) -> None:
         """The sequence ended or was aborted."""
 
+    def forget_adapter(self, adapter: str) -> None:
+        """The adapter was unloaded; no open sequence has it."""
+
     def reliability(self) -> Seq[ReliabilityBin]:
         """Predicted and realised survival of the draft tokens that were verified since the start or ``reset``."""
 

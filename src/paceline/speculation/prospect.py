@@ -27,6 +27,10 @@ class Prospect:
         """Of the first ``limit`` tokens it would propose."""
         return self._mean(adapter)[:limit]
 
+    def forget_adapter(self, adapter: str) -> None:
+        """It was unloaded."""
+        self._means.pop(adapter, None)
+
     def seconds(self, sequences: int, length: int) -> float:
         """Of a proposal of ``length`` tokens for each of ``sequences``; 0 as long as nothing is known, so that it is
         tried."""

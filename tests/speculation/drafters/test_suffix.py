@@ -81,6 +81,17 @@ def test_adapters_know_nothing_of_each_other() -> None:
         assert tokens_of(drafter, sequence) == expected
 
 
+def test_a_forgotten_adapters_outputs_are_never_found_by_another() -> None:
+    """Neither by one that comes under its name, nor by one that gets the next number in the index."""
+    drafter = drafter_of()
+    tell(drafter, TokenSequence(PROMPT, output=list(ANSWER), request="first", adapter="a@1"))
+    drafter.forget_adapter("a@1")
+    for adapter in ("b@2", "a@3", "a@1"):
+        sequence = TokenSequence([5], output=[7, 8], request=f"by {adapter}", adapter=adapter)
+        assert tokens_of(drafter, sequence) == ()
+        drafter.forget(sequence)
+
+
 def test_without_a_cache_only_the_own_text_counts() -> None:
     drafter = drafter_of(suffix_max_cached_tokens=0)
     tell(drafter, TokenSequence(PROMPT, output=list(ANSWER), request="first"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,11 @@ import torch
 
 from paceline import _cpu
 from paceline.backends.base import Batch, CacheSpec, IntArray, Ops, StepOutput
+from paceline.backends.cpu.adapters import AdapterStore
 from paceline.backends.cpu.lowering import Lowering
 from paceline.backends.cpu.recorder import record
 from paceline.backends.cpu.weights import CpuMatrix, WeightStore
+from paceline.backends.lora import LoraPart, Site
 from paceline.errors import PacelineError
 from paceline.quantization.packed import PackedWeight
 
@@ -24,6 +26,7 @@ class CpuBackend:
     starting one; it runs one program at a time."""
 
     name = "cpu"
+    max_adapters = 64
 
     def __init__(self, threads: int | None = None, variant: str | None = None, *, team: Any = None) -> None:
         variants = dict(_cpu.variants())
@@ -38,11 +41,12 @@ class CpuBackend:
         self._bf16_activations = known[self.variant]
         self._team = team or _cpu.Team(self.threads)
         self._weights = WeightStore()
+        self._adapters = AdapterStore(self.max_adapters)
         self._cache: Any = None
         self._spec: CacheSpec | None = None
 
-    def matrix(self, parts: Sequence[PackedWeight]) -> CpuMatrix:
-        return self._weights.matrix(parts)
+    def matrix(self, parts: Sequence[PackedWeight], sites: Sequence[Site] = ()) -> CpuMatrix:
+        return self._weights.matrix(parts, self._adapters.register(parts, sites))
 
     def vector(self, values: torch.Tensor) -> Any:
         return self._weights.vector(values)
@@ -60,13 +64,19 @@ class CpuBackend:
     def compile(self, build: Callable[[Ops], None], max_rows: int) -> CpuProgram:
         assert self._spec is not None, "allocate_cache comes before compile"
         nodes = record(build)
-        native = _cpu.Program(self._team, self._cache, self.variant, max_rows)
+        native = _cpu.Program(self._team, self._cache, self._adapters.native, self.variant, max_rows)
         Lowering(native, self._spec, max_rows, self._bf16_activations).run(nodes)
         return CpuProgram(native, max_rows, nodes[-1].output.width, (self._weights, nodes))
 
     def move(self, sources: IntArray, targets: IntArray) -> None:
         for group, slots in enumerate(zip(sources, targets, strict=True)):
             self._cache.move(group, *slots)
+
+    def load_adapter(self, index: int, parts: Mapping[Site, LoraPart]) -> None:
+        self._adapters.load(index, parts)
+
+    def unload_adapter(self, index: int) -> None:
+        self._adapters.unload(index)
 
     def sibling(self) -> CpuBackend:
         return CpuBackend(variant=self.variant, team=self._team)
@@ -100,6 +110,7 @@ class CpuProgram:
             batch.block_tables,
             batch.logit_rows,
             batch.parents,
+            batch.adapters,
             self._logits_array,
             self._best,
             None if hidden is None else hidden.numpy(),

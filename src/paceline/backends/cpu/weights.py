@@ -29,11 +29,12 @@ class WeightStore:
     def __init__(self) -> None:
         self._native = _cpu.Store()
 
-    def matrix(self, parts: Sequence[PackedWeight]) -> CpuMatrix:
-        """Stacks ``parts`` along the output dimension; they may be of different kinds but not of different widths."""
+    def matrix(self, parts: Sequence[PackedWeight], sites: Sequence[int]) -> CpuMatrix:
+        """Stacks ``parts`` along the output dimension; they may be of different kinds but not of different widths.
+        ``sites``: a number for each part, by which adapters know it, or -1."""
         native = self._native.matrix()
         columns = parts[0].shape[1]
-        for part in parts:
+        for part, site in zip(parts, sites, strict=True):
             assert part.shape[1] == columns, "stacked weights must read the same activations"
             native_part = _supported(part)
             self._native.add_part(
@@ -46,6 +47,7 @@ class WeightStore:
                 data=_bytes(native_part.data),
                 scale=None if native_part.scale is None else _bytes(native_part.scale),
                 minimum=None if native_part.minimum is None else _bytes(native_part.minimum),
+                site=site,
             )
         rows = sum(part.shape[0] for part in parts)
         return CpuMatrix(native, rows, columns, frozenset(_supported_kind(part) for part in parts), len(parts))

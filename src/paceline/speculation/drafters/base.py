@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -91,3 +91,11 @@ class Drafter(Protocol):
 
     def reset(self) -> None:
         """Forgets what it remembers of sequences that ended. Only when no other is known."""
+
+
+@runtime_checkable
+class KeepsAdapters(Protocol):
+    """A drafter that remembers something of an adapter beyond its sequences."""
+
+    def forget_adapter(self, adapter: str) -> None:
+        """The adapter was unloaded; no open sequence has it."""

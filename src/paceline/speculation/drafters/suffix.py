@@ -46,7 +46,8 @@ class SuffixDrafter:
         self._index = self._new_index()
         self._known: dict[tuple[str, int], _Known] = {}
         self._siblings: dict[str, list[int]] = {}  # numbers of the sequences of requests that have several
-        self._adapters: dict[str | None, int] = {}
+        self._adapters: dict[str | None, int] = {}  # their numbers in the index; none is used twice
+        self._num_adapters = 0
 
     @property
     def num_cached_tokens(self) -> int:
@@ -103,6 +104,10 @@ class SuffixDrafter:
             if not self._siblings[request]:
                 del self._siblings[request]
 
+    def forget_adapter(self, adapter: str) -> None:
+        """Its outputs are not found any more; they make room when others need it."""
+        self._adapters.pop(adapter, None)
+
     def reset(self) -> None:
         assert not self._known, "a sequence is known"
         self._index = self._new_index()
@@ -129,7 +134,10 @@ class SuffixDrafter:
             siblings = self._siblings.setdefault(request, [])
             if siblings:  # the prompt is there; its end is repeated so that matches reach back over it
                 sibling, first = siblings[0], max(0, prompt - self._max_depth)
-        adapter = self._adapters.setdefault(sequence.adapter, len(self._adapters))
+        adapter = self._adapters.get(sequence.adapter)
+        if adapter is None:
+            adapter = self._adapters[sequence.adapter] = self._num_adapters
+            self._num_adapters += 1
         number = self._index.open(adapter, sibling, first, max(first, prompt - CONTEXT), prompt)
         if sequence.params.n > 1:
             siblings.append(number)
