@@ -63,7 +63,7 @@ class TestFiles:
 
     def test_a_file_in_place_of_a_folder_is_no_adapter(self, tmp_path) -> None:
         (tmp_path / "file").write_text("")
-        with pytest.raises(AdapterError, match="no adapter at .*file: Not a directory"):
+        with pytest.raises(AdapterError, match=r"no adapter at .*file: Not a directory"):
             fingerprint_of(tmp_path / "file")
 
     def test_subfolders_with_a_config_are_adapters(self, tmp_path) -> None:
