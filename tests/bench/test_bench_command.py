@@ -41,7 +41,7 @@ def test_compare_measures_paceline_beside_a_peer(tiny_model: Path, fake_llama_se
     values = json.loads(report.read_text())
     assert values["failures"] == {}
     measured = values["measurements"]
-    assert set(measured["decode_50_100"]) == {"Paceline", "llama.cpp Q8_0"}
+    assert set(measured["decode_50_100"]) == {"Paceline", "Paceline + drafts", "llama.cpp Q8_0"}
     assert set(measured["streamed_token"]) == {"Paceline", "paceline.LLM"}
     assert measured["memory_rss"]["Paceline"]["median"] > measured["memory_rss"]["llama.cpp Q8_0"]["median"] > 1
     assert {target["metric"] for target in values["targets"]} == {
@@ -70,8 +70,13 @@ def test_peers_come_from_variables_and_missing_ones_say_why(tmp_path: Path) -> N
         }
     )
     lineup = line_up(model, places, threads=2, library=False)
-    assert [target.name for target in lineup.targets] == ["Paceline", "llama.cpp Q4_1", "llama.cpp Q4_1"]
-    assert [target.baseline for target in lineup.targets] == [False, True, False]
+    assert [target.name for target in lineup.targets] == [
+        "Paceline",
+        "Paceline + drafts",
+        "llama.cpp Q4_1",
+        "llama.cpp Q4_1",
+    ]
+    assert [target.baseline for target in lineup.targets] == [False, False, True, False]
     assert [reason.split(":")[0] for reason in lineup.skipped] == [
         "llama.cpp on /nowhere/else.Q8_0.gguf",
         "OpenVINO GenAI",

@@ -51,8 +51,9 @@ class Lineup:
 
 
 def line_up(model: Path, places: PeerPlaces, threads: int, library: bool = True) -> Lineup:
-    """Paceline on the model at ``model``, and the peers that are here, all with ``threads`` compute threads."""
-    lineup = Lineup([paceline_server(model, threads)])
+    """Paceline on the model at ``model``, without drafts (what is held against peers) and as it is served; and the
+    peers that are here. All with ``threads`` compute threads."""
+    lineup = Lineup([paceline_server(model, threads, drafts=False), paceline_server(model, threads, drafts=True)])
     if library:
         lineup.targets.append(paceline_library(model, threads))
     _add_llama(lineup, model, places, threads)
@@ -63,10 +64,14 @@ def line_up(model: Path, places: PeerPlaces, threads: int, library: bool = True)
     return lineup
 
 
-def paceline_server(model: Path, threads: int) -> Target:
+def paceline_server(model: Path, threads: int, drafts: bool) -> Target:
     command = [sys.executable, "-m", "paceline", "serve", str(model), "--threads", str(threads)]
     command += ["--served-model-name", "model", "--host", HOST, "--port", "{port}"]
-    return HttpTarget("Paceline", command, kind="own", ready="/ready", extra={"model": "model"})
+    if not drafts:
+        command += ["--speculate", "off"]
+    return HttpTarget(
+        "Paceline + drafts" if drafts else "Paceline", command, kind="own", ready="/ready", extra={"model": "model"}
+    )
 
 
 def paceline_library(model: Path, threads: int) -> Target:

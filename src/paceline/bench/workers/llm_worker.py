@@ -1,6 +1,7 @@
 """``paceline.LLM`` behind the worker protocol of ``bench.targets``: ``python -m ... MODEL THREADS``.
 
-It times itself: ``seconds`` in the last line is the whole call, without this protocol's own cost.
+Without drafts, like the server that it is compared with. It times itself: ``seconds`` in the last line is the whole
+call, without this protocol's own cost.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ def emit(event: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    from paceline import LLM, SamplingParams
+    from paceline import LLM, SamplingParams, SpeculationOptions
 
-    llm = LLM(sys.argv[1], threads=int(sys.argv[2]))
+    llm = LLM(sys.argv[1], threads=int(sys.argv[2]), speculation=SpeculationOptions(speculate="off"))
     emit({"ready": True})
     for line in sys.stdin:
         request = json.loads(line)
