@@ -119,6 +119,7 @@ struct Step {
   float* chunk_tops = nullptr;  // [logit row][logit_chunks] largest logit of each chunk's tiles, NaN likewise
   int logit_chunks = 0, logit_chunk_tiles = 0;
   float* hidden = nullptr;  // captured activations of all rows, or null
+  const float* inputs = nullptr;  // rows that the caller gives, or null
 
   std::vector<AttentionTask> tasks;
   int splits = 1;  // partials computed in parallel per task; 1: a task walks all its keys itself
