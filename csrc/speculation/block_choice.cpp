@@ -48,8 +48,8 @@ float dot(const float* a, const float* b, int count) {
 
 }  // namespace
 
-void choose_block(const BlockLogits& logits, const MarkovTerm& markov, int first, int rows, int32_t* chosen,
-                  float* survival) {
+void choose_block(const BlockLogits& logits, const MarkovTerm& markov, int32_t before, int first, int rows,
+                  int32_t* chosen, float* survival) {
   std::vector<int32_t> candidates;
   std::fill_n(chosen, rows, -1);
   std::fill_n(survival, rows, 0.0f);
@@ -57,9 +57,10 @@ void choose_block(const BlockLogits& logits, const MarkovTerm& markov, int first
     const float* row = logits.data + static_cast<size_t>(first + k) * logits.stride;
     find_candidates(row, logits.vocabulary, candidates);
     float best = -INFINITY;
-    const float* before = k == 0 ? nullptr : markov.previous + static_cast<size_t>(chosen[k - 1]) * markov.rank;
+    const float* bias_of = before < 0 ? nullptr : markov.previous + static_cast<size_t>(before) * markov.rank;
     for (int32_t id : candidates) {
-      const float bias = before ? dot(before, markov.next + static_cast<size_t>(id) * markov.rank, markov.rank) : 0.0f;
+      const float* next = markov.next + static_cast<size_t>(id) * markov.rank;
+      const float bias = bias_of ? dot(bias_of, next, markov.rank) : 0.0f;
       if (row[id] + bias > best) {
         best = row[id] + bias;
         chosen[k] = id;
@@ -69,6 +70,7 @@ void choose_block(const BlockLogits& logits, const MarkovTerm& markov, int first
       chosen[k] = -1;
       return;
     }
+    before = chosen[k];
     survival[k] = 1.0f / (1.0f + std::exp(-row[logits.vocabulary]));
   }
 }

@@ -21,9 +21,10 @@ struct MarkovTerm {
   int rank;
 };
 
-// Of `rows` consecutive rows, those of one block, the chosen ids of the draft vocabulary (the lowest of equal ones) and
-// the probability that each is accepted when those before it were. Ids from the first row on that is not finite: -1.
-void choose_block(const BlockLogits& logits, const MarkovTerm& markov, int first, int rows, int32_t* chosen,
-                  float* survival);
+// Of `rows` consecutive rows, those of one block behind the known token `before` (an id of the draft vocabulary, -1:
+// none), the chosen ids (the lowest of equal ones) and the probability that each is accepted when those before it were.
+// Ids from the first row on that is not finite: -1.
+void choose_block(const BlockLogits& logits, const MarkovTerm& markov, int32_t before, int first, int rows,
+                  int32_t* chosen, float* survival);
 
 }  // namespace paceline

@@ -40,8 +40,7 @@ class Bench:
         self.config: SpeculatorConfig = tiny_config(self.target, **wishes)
         self.tensors: Tensors = random_tensors(self.config)
         self.kind = kind
-        embedding, _ = target_tables(folder)
-        self.module = Speculator(self.config, self.tensors, embedding)
+        self.module = Speculator(self.config, self.tensors, target_tables(folder).embedding)
 
     def drafter(self, **options: object) -> TurboDrafter:
         own = self.backend.sibling()
@@ -64,7 +63,7 @@ class Bench:
         indices = draft_indices(self.module.tokens, self.config.target.vocab_size)
         chosen: list[int] = []
         for row in logits:
-            before = torch.tensor(int(indices[chosen[-1]]) if chosen else -1)
+            before = torch.tensor(int(indices[chosen[-1] if chosen else tokens[-1]]))
             chosen.append(int(self.module.tokens[int((row + self.module.markov(before)).argmax())]))
         draft = Draft(tuple(chosen), "turbo", confidence=tuple(survival.sigmoid().tolist()))
         return torch.cat([logits, survival[:, None]], dim=1), draft
@@ -118,7 +117,7 @@ def test_the_program_computes_what_the_module_computes(bench: Bench) -> None:
     assert close(draft, wanted)
 
 
-@pytest.mark.parametrize(("kind", "error"), [("q8", 0.04), ("q4", 0.3)])
+@pytest.mark.parametrize(("kind", "error"), [("q8", 0.04), ("q4", 0.5)])
 def test_rounded_weights_move_logits_a_little(tiny_checkpoint: Callable[[str], Path], kind: str, error: float) -> None:
     bench = Bench(tiny_checkpoint("smollm2"), "cpu", kind)
     tokens, states = tokens_of(20), bench.states(20)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ import torch
 
 from paceline.errors import ModelLoadError
 from paceline.models.checkpoint import open_checkpoint
+from paceline.models.families import model_spec
 from paceline.models.spec import ModelSpec
 from paceline.speculation.drafters.turbo_format import SpeculatorConfig, TargetMark
 
-_EMBEDDINGS = ("model.embed_tokens.weight", "model.language_model.embed_tokens.weight",
-               "language_model.model.embed_tokens.weight", "embed_tokens.weight")  # fmt: skip
+#: Where checkpoints put the decoder, and the head beside it (see ``models/loading.py``).
+_DECODERS = ("model.", "model.language_model.", "language_model.model.", "")
 _HEADS = ("lm_head.weight", "language_model.lm_head.weight")
 
 
@@ -44,16 +46,30 @@ def default_config(spec: ModelSpec, name: str, **wishes: Any) -> SpeculatorConfi
     return made
 
 
-def target_tables(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
-    """The target's embedding and head, float32 ``[vocabulary, hidden]``; one tensor where they are tied."""
+@dataclass(frozen=True, slots=True)
+class TargetTables:
+    """What a speculator takes over from its target: float32 ``embedding`` and ``head`` ``[vocabulary, hidden]`` (one
+    tensor where they are tied) and the gain of its last norm ``[hidden]``."""
+
+    embedding: torch.Tensor
+    head: torch.Tensor
+    final_norm: torch.Tensor
+
+
+def target_tables(path: Path) -> TargetTables:
+    """The tables of the checkpoint at ``path``. Raises ``ModelLoadError`` where it has none under a known name."""
     checkpoint = open_checkpoint(path)
     try:
-        names = [next((name for name in group if name in checkpoint), None) for group in (_EMBEDDINGS, _HEADS)]
-        if names[0] is None:
+        spec = model_spec(checkpoint.config)
+        names = spec.names
+        decoder = next((at for at in _DECODERS if f"{at}{names.embedding}.weight" in checkpoint), None)
+        if decoder is None:
             raise ModelLoadError(f"{path} has no embedding table under any known name")
-        embedding = checkpoint.get(names[0]).dequantize().clone()
-        if names[1] is None or checkpoint.config.get("tie_word_embeddings"):
-            return embedding, embedding
-        return embedding, checkpoint.get(names[1]).dequantize().clone()
+        embedding = checkpoint.get(f"{decoder}{names.embedding}.weight").dequantize().clone()
+        norm = checkpoint.get_tensor(f"{decoder}{names.final_norm}.weight") + spec.norm_offset
+        found = next((name for name in _HEADS if name in checkpoint), None)
+        tied = spec.tied_head or found is None
+        head = embedding if tied or found is None else checkpoint.get(found).dequantize().clone()
+        return TargetTables(embedding, head, norm)
     finally:
         checkpoint.close()

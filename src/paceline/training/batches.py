@@ -22,6 +22,7 @@ class BlockBatch:
     token_ids: Tensor  # int64 [B, T]
     states: Tensor  # float16 [B, T, width]
     anchors: Tensor  # int64 [B, A]
+    before: Tensor  # int64 [B, A] indices of the anchors' own tokens
     valid: Tensor  # bool [B, A, P]
     targets: Tensor  # int64 [B, A, P] indices of the text's own tokens
     top: Tensor  # int64 [B, A, P, K] indices of the target's likeliest tokens
@@ -49,7 +50,7 @@ def draw_batch(
     width, top = states.files.width, states.files.top
     token_ids = np.zeros((len(parts), longest), dtype=np.int64)
     rows = np.zeros((len(parts), longest, width), dtype=np.float16)
-    anchor = np.zeros((len(parts), anchors), dtype=np.int64)
+    anchor = np.ones((len(parts), anchors), dtype=np.int64)  # where none is left: a place that sees something
     valid = np.zeros((len(parts), anchors, positions), dtype=bool)
     targets = np.zeros((len(parts), anchors, positions), dtype=np.int64)
     top_ids = np.zeros((len(parts), anchors, positions, top), dtype=np.int64)
@@ -70,6 +71,7 @@ def draw_batch(
         torch.from_numpy(token_ids),
         torch.from_numpy(rows),
         torch.from_numpy(anchor),
+        indices[torch.from_numpy(np.take_along_axis(token_ids, anchor, axis=1))],
         torch.from_numpy(valid),
         indices[torch.from_numpy(targets)],
         indices[torch.from_numpy(top_ids)],

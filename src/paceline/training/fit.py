@@ -37,6 +37,7 @@ class FitConfig:
     weight_decay: float = 0.01
     clip: float = 1.0
     gamma: float = 4.0
+    least_kl: float = 0.5  # see ``block_loss``
     held_out: float = 0.05
     evaluate_every: int = 100
     evaluate_blocks: int = 2048
@@ -181,7 +182,9 @@ class _Fitting:
         chosen = generator.choice(self.train, size=settings.texts, p=self.chances)
         self.model.train()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.bf16):
-            loss = block_loss(self.model, self._batch(chosen, generator, settings.anchors), settings.gamma).total
+            loss = block_loss(
+                self.model, self._batch(chosen, generator, settings.anchors), settings.gamma, settings.least_kl
+            ).total
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip)

@@ -27,18 +27,20 @@ class BlockLoss:
     accepted: Tensor  # mean number of leading hits of a block
 
 
-def block_loss(model: Speculator, batch: BlockBatch, gamma: float, survival_weight: float = 0.2) -> BlockLoss:
+def block_loss(
+    model: Speculator, batch: BlockBatch, gamma: float, least_kl: float = 0.5, survival_weight: float = 0.2
+) -> BlockLoss:
     """A hybrid of KL divergence and total variation to the target's distribution ``p`` at each position,
 
-        L * KL(p, q) + (1 - L) * TV(p, q),  L = exp(-SHARPNESS * mean overlap of the position),
+        L * KL(p, q) + (1 - L) * TV(p, q),  L = max(least_kl, exp(-SHARPNESS * mean overlap of the position)),
 
     weighted ``exp(-(k - 1) / gamma)`` for position ``k``, and binary cross-entropy of the survival logit with whether
     the likeliest token is the text's. The Markov term is that of the text's own tokens: a position counts only where
     all before it were right. Tokens that cannot be drafted have ``q = 0``.
     """
     out: BlockLogits = model(batch.token_ids, batch.states, batch.anchors)
-    bias = model.markov(batch.targets[..., :-1])
-    logits = torch.cat([out.tokens[..., :1, :], out.tokens[..., 1:, :] + bias], dim=-2)
+    before = torch.cat([batch.before.unsqueeze(-1), batch.targets[..., :-1]], dim=-1)
+    logits = out.tokens + model.markov(before)
     log_q = logits.log_softmax(dim=-1)
     known = batch.top >= 0
     log_q_top = log_q.gather(-1, batch.top.clamp(min=0))
@@ -49,7 +51,7 @@ def block_loss(model: Speculator, batch: BlockBatch, gamma: float, survival_weig
     counts = valid.sum(dim=(0, 1))
     each = counts.clamp(min=1.0)
     mean_overlap = (overlap * valid).sum(dim=(0, 1)) / each
-    share = torch.exp(-SHARPNESS * mean_overlap.detach())
+    share = torch.exp(-SHARPNESS * mean_overlap.detach()).clamp(min=least_kl)
     hits = (logits.argmax(dim=-1) == batch.targets) & batch.valid
     positions = torch.arange(model.config.positions, device=valid.device)
     weights = torch.exp(-positions / gamma) * (counts > 0)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paceline.speculation.drafters.turbo_format import SpeculatorConfig
+from paceline.training.architecture import TargetTables
 
 _ACTIVATIONS = {"silu": F.silu, "gelu": F.gelu, "gelu_tanh": lambda x: F.gelu(x, approximate="tanh")}
 
@@ -68,19 +69,20 @@ class Speculator(nn.Module):
         x = torch.cat([start, self._rows(tokens, masked)], dim=2)
         x = x + F.linear(self._attend(known, places, x, first, anchors), self.output)
         wide = self._norm(x, self.mlp_norm)
-        x = x + F.linear(_ACTIVATIONS[config.activation](F.linear(wide, self.gate)) * F.linear(wide, self.up), self.down)
+        gate = _ACTIVATIONS[config.activation](F.linear(wide, self.gate))
+        x = x + F.linear(gate * F.linear(wide, self.up), self.down)
         x = self._norm(x, self.final_norm)
         return BlockLogits(F.linear(x, self.head), F.linear(x, self.survival).squeeze(-1))
 
     def markov(self, before: Tensor) -> Tensor:
-        """The term ``[..., vocab_size]`` that is added where the draft token before has index ``before`` of the draft
+        """The term ``[..., vocab_size]`` that is added where the token before has index ``before`` of the draft
         vocabulary; zero for -1."""
         rows = self.markov_previous[before.clamp(min=0)] * (before >= 0).unsqueeze(-1)
         return F.linear(rows, self.markov_next)
 
     def _rows(self, token_ids: Tensor, scaled: Tensor) -> Tensor:
-        token = F.linear(self._norm(F.embedding(token_ids, self.embedding).float(), self.embedding_norm), self.from_embedding)
-        return token + F.linear(self._norm(scaled, self.state_norm), self.from_states)
+        token = self._norm(F.embedding(token_ids, self.embedding), self.embedding_norm)
+        return F.linear(token, self.from_embedding) + F.linear(self._norm(scaled, self.state_norm), self.from_states)
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
         return F.rms_norm(x.float(), weight.shape, weight, self.config.norm_eps)
@@ -121,22 +123,26 @@ class Speculator(nn.Module):
         return torch.cat([left * cos - right * sin, right * cos + left * sin], dim=-1)
 
 
+RESIDUAL_SHARE = 0.2  # of the usual size, of what attention and MLP add at first
+
+
 def new_tensors(
-    config: SpeculatorConfig, tokens: Tensor, state_scale: Tensor, head: Tensor, seed: int
+    config: SpeculatorConfig, tokens: Tensor, state_scale: Tensor, tables: TargetTables, seed: int
 ) -> dict[str, Tensor]:
-    """Where training starts: the head is the target's own rows of the draft ``tokens``, ``head`` float
-    ``[vocab_size, hidden]``; all else is drawn."""
+    """Where training starts: head and last norm are the target's own (those rows of its head that are draft
+    ``tokens``), all else is drawn. ``state_scale``: see ``states.state_scale``."""
     generator = torch.Generator().manual_seed(seed)
     tensors: dict[str, Tensor] = {}
     for name, shape in config.shapes().items():
         if name.endswith("norm"):
             tensors[name] = torch.ones(shape)
-        elif name in ("masks", "survival", "markov_previous"):
+        elif name in ("survival", "markov_previous"):
             tensors[name] = torch.zeros(shape)
         else:
             tensors[name] = torch.randn(shape, generator=generator) * shape[-1] ** -0.5
-    tensors["masks"] += 0.02 * torch.randn(tensors["masks"].shape, generator=generator)
+    for name in ("output", "down"):
+        tensors[name] *= RESIDUAL_SHARE
     tensors["tokens"], tensors["state_scale"] = tokens.long(), state_scale.float()
-    if config.hidden_size == head.shape[1]:
-        tensors["head"] = head.float().clone()
+    if config.hidden_size == tables.head.shape[1]:
+        tensors["head"], tensors["final_norm"] = tables.head[tokens].float(), tables.final_norm.float().clone()
     return tensors

@@ -102,8 +102,9 @@ class TurboDrafter:
         if not drafting:
             return drafts
         model, counts = self.model, np.array([run.wanted for run in drafting], dtype=np.int32)
+        before = model.indices[[int(run.sequence.token_ids[-1]) for run in drafting]]
         _suffix.choose_blocks(
-            logits, counts, model.markov_previous, model.markov_next, self._chosen, self._survival
+            logits, counts, before, model.markov_previous, model.markov_next, self._chosen, self._survival
         )
         total = int(counts.sum())
         tokens = model.tokens[self._chosen[:total]].tolist()

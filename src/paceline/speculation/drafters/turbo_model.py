@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from paceline.backends.base import AttentionLayer, Backend, FloatArray, Matrix, Ops, Vector
+from paceline.backends.base import AttentionLayer, Backend, FloatArray, IntArray, Matrix, Ops, Vector
 from paceline.quantization.packed import PackedWeight
 from paceline.quantization.rounding import GROUP, quantize
 from paceline.speculation.drafters.turbo_format import SpeculatorConfig
@@ -24,7 +24,7 @@ class SpeculatorModel:
     """Weights as the backend laid them out, and what is computed outside of the program.
 
     ``embedding`` is the target's own matrix, not a copy. ``tokens`` int64 ``[vocab_size]``: the target's ids of draft
-    tokens. ``state_scale`` float32 ``[states]``, ``masks`` float32 ``[positions - 1, states]``; the Markov term's
+    tokens; ``indices`` int32: of each of the target's ids its place among them, -1 elsewhere. ``state_scale`` float32 ``[states]``, ``masks`` float32 ``[positions - 1, states]``; the Markov term's
     matrices float32 ``[vocab_size, rank]``.
     """
 
@@ -45,6 +45,7 @@ class SpeculatorModel:
     final_norm: Vector
     head: Matrix  # [vocab_size + 1, hidden]: draft tokens, then survival
     tokens: npt.NDArray[np.int64]
+    indices: IntArray
     state_scale: FloatArray
     masks: FloatArray
     markov_previous: FloatArray
@@ -99,6 +100,7 @@ def lay_out(
         final_norm=vector("final_norm"),
         head=matrix("head", "survival"),
         tokens=tensors["tokens"].numpy(),
+        indices=_indices(tensors["tokens"].numpy(), config.target.vocab_size),
         state_scale=array("state_scale"),
         masks=array("masks"),
         markov_previous=array("markov_previous"),
@@ -106,6 +108,12 @@ def lay_out(
         weights_bytes=size,
         **matrices,
     )
+
+
+def _indices(tokens: npt.NDArray[np.int64], vocab_size: int) -> IntArray:
+    indices = np.full(vocab_size, -1, dtype=np.int32)
+    indices[tokens] = np.arange(len(tokens), dtype=np.int32)
+    return indices
 
 
 def _packed(weights: torch.Tensor, kind: WeightKind) -> PackedWeight:
