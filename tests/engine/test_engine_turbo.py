@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
+from itertools import pairwise
 
 import pytest
 import torch
 from fake_model import drain, serve
 from test_engine_backends import Case, prompt_of, requests
 
-sys.path.append(str(Path(__file__).parents[1] / "speculation"))
-from turbo_models import random_tensors, tiny_config  # noqa: E402
-
-from paceline.engine.messages import Request  # noqa: E402
-from paceline.sampling.params import SamplingParams  # noqa: E402
-from paceline.speculation.drafters.turbo import TurboDrafter  # noqa: E402
-from paceline.speculation.drafters.turbo_model import lay_out  # noqa: E402
+from paceline.engine.messages import Request
+from paceline.sampling.params import SamplingParams
+from paceline.speculation.drafters.turbo import TurboDrafter
+from paceline.speculation.drafters.turbo_model import lay_out
+from turbo_models import random_tensors, tiny_config
 
 
 @pytest.fixture(scope="module", params=["torch", "cpu"])
@@ -34,7 +31,7 @@ def make_drafter(case: Case, text: list[int] | None = None, **options: object) -
         tensors["tokens"] = torch.tensor(tokens)
         tensors["head"] *= 0.0
         tensors["markov_next"], tensors["markov_previous"] = torch.eye(60), torch.zeros(60, 60)
-        for token, following in zip(text[:-1], text[1:], strict=True):
+        for token, following in pairwise(text):
             tensors["markov_previous"][tokens.index(token), tokens.index(following)] = 6.0
     own = case.backend.sibling()
     model = lay_out(config, tensors, case.model.weights.embedding, own, "q8" if case.backend.name == "cpu" else "f32")

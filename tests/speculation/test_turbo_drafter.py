@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from draft_models import View, tokens_of
-from turbo_models import Tensors, random_tensors, tiny_config
 
 from paceline.backends.base import Backend
 from paceline.backends.registry import get_backend
@@ -23,6 +22,7 @@ from paceline.speculation.drafters.turbo_model import WeightKind, lay_out
 from paceline.training.architecture import target_tables
 from paceline.training.speculator import Speculator
 from paceline.training.vocabulary import draft_indices
+from turbo_models import Tensors, random_tensors, tiny_config
 
 WINDOW = 32
 POSITIONS = 4

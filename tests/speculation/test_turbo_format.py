@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from turbo_models import random_tensors, tiny_config
 
 from paceline.backends.registry import get_backend
 from paceline.errors import InvalidRequestError, ModelLoadError
@@ -20,6 +19,7 @@ from paceline.speculation.drafters.registry import open_drafters
 from paceline.speculation.drafters.turbo_format import CONFIG, WEIGHTS, read_speculator, write_speculator
 from paceline.speculation.drafters.turbo_loading import open_turbo_drafter
 from paceline.speculation.options import SpeculationOptions
+from turbo_models import random_tensors, tiny_config
 
 
 @pytest.fixture

@@ -6,6 +6,8 @@ import time
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
+import msgspec
+
 from paceline.backends.base import Backend
 from paceline.engine.config import EngineConfig
 from paceline.engine.engine import Engine
@@ -22,7 +24,7 @@ class WholeDrafts:
     """A controller that verifies all that its drafter proposes, ``length`` tokens at most."""
 
     def __init__(self, drafter: Drafter, length: int) -> None:
-        self.names = (drafter.name,)
+        self.names: tuple[str, ...] = (drafter.name,)
         self.layers = drafter.layers
         self.seconds = 0.0  # in the drafter
         self.calls = 0
@@ -82,16 +84,9 @@ def acceptance(
     controller = WholeDrafts(drafter, length)
     config = EngineConfig(max_running=running, max_queue=len(prompts), prefix_cache=False)
     engine = Engine(model, backend, config, eos_ids=eos_ids, controller=controller)
+    params = msgspec.structs.replace(params, seed=params.seed or 0)
     for number, prompt in enumerate(prompts):
-        seed = 0 if params.seed is None else params.seed
-        engine.add(
-            Request(
-                request_id=str(number),
-                prompt_ids=list(prompt),
-                params=_with_seed(params, seed),
-                arrival_time=time.time(),
-            )
-        )
+        engine.add(Request(request_id=str(number), prompt_ids=list(prompt), params=params, arrival_time=time.time()))
     tokens = steps = 0
     while engine.has_work():
         report = engine.step()
@@ -106,9 +101,3 @@ def acceptance(
     seconds = controller.seconds / max(1, controller.calls)
     model_seconds = (stats.step_seconds - controller.seconds) / max(1, stats.steps)
     return Acceptance(tokens / max(1, steps), shares, seconds, model_seconds, tokens, steps)
-
-
-def _with_seed(params: SamplingParams, seed: int) -> SamplingParams:
-    import msgspec
-
-    return msgspec.structs.replace(params, seed=seed)

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 from torch import Tensor
@@ -91,8 +92,6 @@ class Fitted:
 
     def save(self, folder: Path, config: FitConfig, card: Mapping[str, Any]) -> None:
         """Writes the folder that ``SpeculationOptions.speculator`` names; ``card``: what else is to be told."""
-        import msgspec
-
         told = {**card, "fit": asdict(config), "steps": self.step, "held_out_accepted": round(self.accepted, 4)}
         write_speculator(folder, msgspec.structs.replace(self.model.config, card=told), self.model.tensors())
 
@@ -120,8 +119,9 @@ def fit(
 ) -> Fitted:
     """Trains from ``tensors`` (see ``new_tensors``, or a speculator to go on from) with the target's ``embedding``.
 
-    ``folder``: keeps a checkpoint there at each evaluation; a checkpoint of the same settings is resumed, and leads to
-    the weights that an uninterrupted run would have had. ``stop``: asked before each step; a checkpoint is written then.
+    ``folder``: keeps a checkpoint there at each evaluation; a checkpoint of the same settings is resumed, and leads
+    to the weights that an uninterrupted run would have had. ``stop``: asked before each step; it ends with a
+    checkpoint.
     """
     settings.check()
     if states.files.layers != config.layers:

@@ -34,9 +34,9 @@ def regenerate(
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[Text]:
-    """Has ``llm`` answer prompts (token ids, chat template applied; see ``LLM.chat_prompt_ids``) with ``params``, greedy
-    or sampled as the speculator's traffic will be. Texts come in the order of the prompts; those without any output
-    are left out. ``progress``: called with (prompts answered, all prompts).
+    """Has ``llm`` answer prompts (token ids, chat template applied; see ``LLM.chat_prompt_ids``) with ``params``:
+    greedy or sampled, as the speculator's traffic will be. Texts come in the order of the prompts; those without any
+    output are left out. ``progress``: called with (prompts answered, all prompts).
     """
     for start in range(0, len(prompts), BATCH):
         batch = [list(prompt) for prompt in prompts[start : start + BATCH]]

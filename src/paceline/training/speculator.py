@@ -7,7 +7,7 @@ through the rest.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +17,11 @@ from torch import Tensor, nn
 from paceline.speculation.drafters.turbo_format import SpeculatorConfig
 from paceline.training.architecture import TargetTables
 
-_ACTIVATIONS = {"silu": F.silu, "gelu": F.gelu, "gelu_tanh": lambda x: F.gelu(x, approximate="tanh")}
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +96,7 @@ class Speculator(nn.Module):
         rows of their own block up to their own."""
         config = self.config
         heads, groups, dim = config.num_heads, config.num_kv_heads, config.head_dim
-        batch, count, positions = at.shape
+        batch, _, positions = at.shape
         sizes = [config.q_size, config.kv_size, config.kv_size]
         q, k_own, v_own = F.linear(self._norm(x, self.attention_norm), self.qkv).split(sizes, dim=-1)
         key_value = self.qkv[config.q_size :]

@@ -1,9 +1,9 @@
 """The ``turbo`` drafter: the project's own trained speculator, which proposes a whole block in one pass.
 
-The speculator (``turbo_model.py``) is one causal decoder layer. It reads the known tokens, each with the target's hidden
-states of the token before (those from which it came), and behind the last one a row for each further draft position:
-that token once more, its states changed by a learned mask. So one program does both, and a call for one sequence
-usually has as many rows as the last step brought tokens, and ``positions - 1`` more.
+The speculator (``turbo_model.py``) is one causal decoder layer. It reads the known tokens, each with the target's
+hidden states of the token before (those from which it came). Behind the last one stands a row for each further draft
+position: that token once more, its states changed by a learned mask. So one program does both, and a call for one
+sequence usually has as many rows as the last step brought tokens, and ``positions - 1`` more.
 
 Rows of known tokens are computed when a draft is wanted, not when their states come: a request that never drafts from
 here pays for copying them only. Drafts are the likeliest tokens, also for sampled requests: then they are verified by
@@ -172,6 +172,7 @@ class TurboDrafter:
             self._token_ids[start:middle] = run.sequence.token_ids[position : position + known]
             self._inputs[start:middle] = track.take(known)
             if run.wanted:
+                assert track.last is not None
                 self._token_ids[middle:end] = self._token_ids[middle - 1]
                 np.add(masks[: end - middle], track.last, out=self._inputs[middle:end])
                 logit_rows.extend(range(middle - 1, end))

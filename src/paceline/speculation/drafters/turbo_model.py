@@ -24,8 +24,9 @@ class SpeculatorModel:
     """Weights as the backend laid them out, and what is computed outside of the program.
 
     ``embedding`` is the target's own matrix, not a copy. ``tokens`` int64 ``[vocab_size]``: the target's ids of draft
-    tokens; ``indices`` int32: of each of the target's ids its place among them, -1 elsewhere. ``state_scale`` float32 ``[states]``, ``masks`` float32 ``[positions - 1, states]``; the Markov term's
-    matrices float32 ``[vocab_size, rank]``.
+    tokens; ``indices`` int32: of each of the target's ids its place among them, -1 elsewhere.
+    ``state_scale`` float32 ``[states]``, ``masks`` float32 ``[positions - 1, states]``; the Markov term's matrices
+    float32 ``[vocab_size, rank]``.
     """
 
     config: SpeculatorConfig
