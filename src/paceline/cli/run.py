@@ -30,6 +30,7 @@ def run(
     speculate: flags.Speculate = None,
     max_draft: flags.MaxDraft = None,
     draft_model: flags.DraftModel = None,
+    speculator: flags.Speculator = None,
     sampling: flags.Sampling = None,
     speculative_config: flags.SpeculativeConfig = None,
     progress: Annotated[bool, typer.Option(help="Show a progress bar on standard error.")] = True,
@@ -52,7 +53,9 @@ def run(
             threads=threads,
             context_length=context_length,
             max_running=max_running,
-            speculation=flags.speculation_options(speculate, max_draft, draft_model, sampling, speculative_config),
+            speculation=flags.speculation_options(
+                speculate, max_draft, draft_model, sampling, speculative_config, speculator
+            ),
         )
         failed = asyncio.run(run_batch(file, output, options, any_model, concurrency, progress))
     except PacelineError as error:

@@ -70,6 +70,7 @@ def serve(
     speculate: flags.Speculate = None,
     max_draft: flags.MaxDraft = None,
     draft_model: flags.DraftModel = None,
+    speculator: flags.Speculator = None,
     sampling: flags.Sampling = None,
     speculative_config: flags.SpeculativeConfig = None,
 ) -> None:
@@ -86,7 +87,9 @@ def serve(
     for name in ("uvicorn.error", "asyncio"):
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
-        speculation = flags.speculation_options(speculate, max_draft, draft_model, sampling, speculative_config)
+        speculation = flags.speculation_options(
+            speculate, max_draft, draft_model, sampling, speculative_config, speculator
+        )
     except PacelineError as error:
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(1) from None
