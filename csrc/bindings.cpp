@@ -25,6 +25,7 @@ using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::
 using Ints = nb::ndarray<const int32_t, nb::c_contig, nb::device::cpu>;
 using MutableInts = nb::ndarray<int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Floats = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using ConstFloats = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
 // Weights and vectors: they live as long as anything that uses them.
 struct Store {
@@ -91,7 +92,8 @@ std::vector<std::pair<std::string, bool>> names_of(const std::vector<const Kerne
 const int32_t* pointer(const std::optional<Ints>& a) { return a ? a->data() : nullptr; }
 
 void run(Program& p, Ints token_ids, Ints positions, Ints row_starts, Ints context_lens, Ints slots, Ints block_tables,
-         Ints selected, std::optional<Ints> parents, std::optional<Ints> adapters, Floats logits, MutableInts best, std::optional<Floats> hidden) {
+         Ints selected, std::optional<Ints> parents, std::optional<Ints> adapters, Floats logits, MutableInts best,
+         std::optional<Floats> hidden, std::optional<ConstFloats> inputs) {
   Step s;
   s.rows = static_cast<int>(token_ids.size());
   s.seqs = static_cast<int>(context_lens.size());
@@ -104,6 +106,12 @@ void run(Program& p, Ints token_ids, Ints positions, Ints row_starts, Ints conte
     if (!hidden || hidden->shape(0) < token_ids.size() || static_cast<int>(hidden->shape(1)) != p.hidden_width())
       throw std::invalid_argument("hidden must have a row for each row and all captured columns");
     s.hidden = hidden->data();
+  }
+  if (p.input_width() > 0) {
+    if (!inputs || inputs->shape(0) != token_ids.size() || static_cast<int>(inputs->shape(1)) != p.input_width())
+      throw std::invalid_argument("inputs must be [" + std::to_string(s.rows) + ", " + std::to_string(p.input_width()) +
+                                  "] floats");
+    s.inputs = inputs->data();
   }
   s.groups = static_cast<int>(slots.shape(0));
   s.table_width = static_cast<int>(block_tables.shape(2));
@@ -231,6 +239,8 @@ void bind_recording(nb::class_<Program>& program) {
         p.add(std::move(op));
       })
       .def("capture", &Program::capture)
+      .def("input", &Program::input)
+      .def_prop_ro("input_width", &Program::input_width)
       .def_prop_ro("hidden_width", &Program::hidden_width)
       .def("seal", &Program::seal);
 }
@@ -283,7 +293,8 @@ NB_MODULE(_cpu, m) {
   });
   bind_recording(program);
   program.def("run", &run, "token_ids"_a, "positions"_a, "row_starts"_a, "context_lens"_a, "slots"_a, "block_tables"_a,
-              "selected"_a, "parents"_a.none(), "adapters"_a.none(), "logits"_a, "best"_a, "hidden"_a.none())
+              "selected"_a, "parents"_a.none(), "adapters"_a.none(), "logits"_a, "best"_a, "hidden"_a.none(),
+              "inputs"_a.none())
       .def("profile", &Program::profile)
       .def("times", &Program::times);
   nb::class_<StreamBuffer>(m, "StreamBuffer")

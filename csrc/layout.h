@@ -130,6 +130,7 @@ struct Step {
   float* chunk_tops = nullptr;  // [logit row][logit_chunks] largest logit of each chunk's tiles, NaN likewise
   int logit_chunks = 0, logit_chunk_tiles = 0;
   float* hidden = nullptr;  // captured activations of all rows, or null
+  const float* inputs = nullptr;  // rows that the caller gives, or null
 
   std::vector<const Adapter*> row_adapters;  // [rows] null: the base model; empty where all are
   std::vector<AdapterRows> adapter_rows;

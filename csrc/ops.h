@@ -17,6 +17,12 @@ struct EmbedOp {
   Rows out;
 };
 
+// Columns [first, first + out.width) of the step's inputs [rows][all input widths].
+struct InputOp {
+  Rows out;
+  int first = 0;
+};
+
 // x += scale * norm(y); out = norm(x). Every part is optional: this is all that stands between two matrix products.
 struct RowwiseOp {
   Rows x;

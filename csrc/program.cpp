@@ -28,8 +28,10 @@ bool is_tree(const Step& s, int seq) {
   return false;
 }
 
-constexpr const char* kOpNames[] = {"rope", "embed", "rowwise", "linear", "gated", "attention", "moe", "capture"};
-constexpr const char* kPartNames[] = {"", ".shrink", ".store", ".split", "", ".route", ".gather", ".gated", ".down", ".combine"};
+constexpr const char* kOpNames[] = {"rope", "embed", "rowwise", "linear", "gated", "attention", "moe", "capture",
+                                     "input"};
+constexpr const char* kPartNames[] = {"",       ".shrink", ".store", ".split", "",
+                                      ".route", ".gather", ".gated", ".down",  ".combine"};
 
 std::vector<int> sites_of(const std::vector<const Matrix*>& weights) {
   std::vector<int> sites;
@@ -113,6 +115,13 @@ void Program::capture(int x) {
   if (!rows.plain) throw std::invalid_argument("only plain floats can be captured");
   add(CaptureOp{rows, hidden_width_});
   hidden_width_ += rows.width;
+}
+
+void Program::input(int out) {
+  const Rows& rows = buffer(out);
+  if (!rows.plain) throw std::invalid_argument("inputs are plain floats");
+  add(InputOp{rows, input_width_});
+  input_width_ += rows.width;
 }
 
 void Program::seal() {
@@ -339,6 +348,9 @@ void Program::run_item_range(const Stage& stage, int first, int last, int thread
     else if (auto* c = std::get_if<CaptureOp>(&op))
       std::copy_n(c->x.plain + static_cast<size_t>(i) * c->x.padded, c->x.width,
                   step_.hidden + static_cast<size_t>(i) * hidden_width_ + c->first);
+    else if (auto* n = std::get_if<InputOp>(&op))
+      std::copy_n(step_.inputs + static_cast<size_t>(i) * input_width_ + n->first, n->out.width,
+                  n->out.plain + static_cast<size_t>(i) * n->out.padded);
   }
 }
 

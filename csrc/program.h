@@ -46,6 +46,8 @@ class Program final : public Stages {
   int max_rows() const { return max_rows_; }
   int hidden_width() const { return hidden_width_; }  // columns of all that is captured
   void capture(int x);
+  int input_width() const { return input_width_; }  // columns of all rows that the caller gives
+  void input(int out);
   template <class Op>
   void add(Op op) {
     ops_.emplace_back(std::move(op));
@@ -64,7 +66,7 @@ class Program final : public Stages {
   void ahead(int stage, int thread) override;
 
  private:
-  using Op = std::variant<Rope, EmbedOp, RowwiseOp, LinearOp, GatedOp, AttentionOp, MoeOp, CaptureOp>;
+  using Op = std::variant<Rope, EmbedOp, RowwiseOp, LinearOp, GatedOp, AttentionOp, MoeOp, CaptureOp, InputOp>;
   enum class Part { Whole, Shrink, Store, Split, Attend, Route, Gather, Gated, Down, Combine };
   static constexpr int kParts = 10;
   struct Stage {
@@ -91,6 +93,7 @@ class Program final : public Stages {
   const Kernels& kernels_;
   int max_rows_;
   int hidden_width_ = 0;
+  int input_width_ = 0;
   Arena arena_;
   std::vector<Rows> buffers_;
   std::vector<Rope> ropes_;
@@ -103,7 +106,7 @@ class Program final : public Stages {
   bool profiling_ = false;
   double opened_ = 0.0;
   int open_kind_ = -1;
-  std::array<double, 8 * kParts> seconds_{};
+  std::array<double, std::variant_size_v<Op> * kParts> seconds_{};
 };
 
 }  // namespace paceline

@@ -1,5 +1,6 @@
-// The native module `paceline._suffix`: one call a step for all sequences.
+// The native module `paceline._suffix`: what drafters do outside of a model, one call a step for all sequences.
 #include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
@@ -11,6 +12,7 @@
 #include <tuple>
 #include <vector>
 
+#include "block_choice.h"
 #include "suffix_index.h"
 
 namespace nb = nanobind;
@@ -89,6 +91,35 @@ std::vector<std::tuple<std::vector<Token>, uint32_t, uint32_t>> nodes(SuffixTree
   return found;
 }
 
+using Matrix = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Counts = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Chosen = nb::ndarray<int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Survival = nb::ndarray<float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+// Blocks of `counts[i]` consecutive rows of `logits` [rows, vocabulary + 1] behind the known tokens `before[i]`; writes
+// an entry a row.
+void choose_blocks(Matrix logits, Counts counts, Counts before, Matrix previous, Matrix next, Chosen chosen, Survival survival) {
+  const int rows = static_cast<int>(logits.shape(0)), vocabulary = static_cast<int>(logits.shape(1)) - 1;
+  if (vocabulary < 1 || static_cast<int>(previous.shape(0)) != vocabulary ||
+      static_cast<int>(next.shape(0)) != vocabulary || previous.shape(1) != next.shape(1))
+    throw std::invalid_argument("the Markov term must be two matrices [vocabulary, rank] for these logits");
+  if (before.size() != counts.size()) throw std::invalid_argument("there must be a known token for each block");
+  int64_t all = 0;
+  for (size_t i = 0; i < counts.size(); ++i) {
+    if (counts.data()[i] < 0) throw std::invalid_argument("a block cannot have less than no rows");
+    if (before.data()[i] < -1 || before.data()[i] >= vocabulary)
+      throw std::invalid_argument("a known token is not in the draft vocabulary");
+    all += counts.data()[i];
+  }
+  if (all > rows || all > static_cast<int64_t>(chosen.size()) || all > static_cast<int64_t>(survival.size()))
+    throw std::invalid_argument("blocks have more rows than there are logits or room for choices");
+  const BlockLogits view{logits.data(), vocabulary + 1, vocabulary};
+  const MarkovTerm markov{previous.data(), next.data(), static_cast<int>(next.shape(1))};
+  for (size_t i = 0, first = 0; i < counts.size(); first += counts.data()[i++])
+    choose_block(view, markov, before.data()[i], static_cast<int>(first), counts.data()[i], chosen.data() + first,
+                 survival.data() + first);
+}
+
 }  // namespace
 
 NB_MODULE(_suffix, m) {
@@ -105,6 +136,8 @@ NB_MODULE(_suffix, m) {
       .def_prop_ro("num_cached", &SuffixIndex::num_cached)
       .def_prop_ro("num_sequences", &SuffixIndex::num_sequences)
       .def_prop_ro("bytes", &SuffixIndex::bytes);
+
+  m.def("choose_blocks", &choose_blocks, "logits"_a, "counts"_a, "before"_a, "previous"_a, "next"_a, "chosen"_a, "survival"_a);
 
   // The tree alone, for tests.
   nb::class_<SuffixTree>(m, "SuffixTree")

@@ -1,6 +1,9 @@
-"""The native module (csrc/speculation/bindings.cpp). Wrapped by paceline.speculation.drafters.suffix."""
+"""The native module (csrc/speculation/bindings.cpp): what drafters do outside of a model. Wrapped by the drafters
+``suffix`` and ``turbo``."""
 
 from collections.abc import Sequence
+
+from paceline.backends.base import FloatArray, IntArray
 
 MAX_DRAFT: int
 
@@ -24,6 +27,23 @@ class SuffixIndex:
     def num_sequences(self) -> int: ...
     @property
     def bytes(self) -> int: ...
+
+def choose_blocks(
+    logits: FloatArray,
+    counts: IntArray,
+    before: IntArray,
+    previous: FloatArray,
+    next: FloatArray,
+    chosen: IntArray,
+    survival: FloatArray,
+) -> None:
+    """Chooses draft tokens of blocks that were predicted in one pass.
+
+    ``logits`` [rows, vocabulary + 1], the last column that of survival; ``counts[i]`` consecutive rows are block ``i``,
+    behind the known token ``before[i]`` (an index of the draft vocabulary, -1: none). ``previous``, ``next``
+    [vocabulary, rank]: the low-rank bias by the token before, which decides among the 64 likeliest of a position.
+    Writes a row's token and its chance of acceptance to ``chosen`` and ``survival``; -1 from a row on that is not
+    finite. ValueError for shapes that do not fit."""
 
 class SuffixTree:
     """A forest of suffix trees; for tests."""

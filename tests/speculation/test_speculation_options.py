@@ -28,7 +28,10 @@ def test_drafters_are_those_that_are_named(speculate, drafters) -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"speculate": "sufix"}, r"'auto', 'off' or names of drafters \(suffix, ngram, grammar, model\), got 'sufix'"),
+        (
+            {"speculate": "sufix"},
+            r"'auto', 'off' or names of drafters \(suffix, ngram, grammar, model, turbo\), got 'sufix'",
+        ),
         ({"speculate": ()}, "got none"),
         ({"speculate": ("off", "suffix")}, "'off' stands alone"),
         ({"speculate": ("model",)}, "the drafter 'model' needs a draft_model"),

@@ -18,6 +18,7 @@ from paceline.backends.lora import LoraPart, Site
 from paceline.quantization.packed import PackedWeight
 
 IntArray = npt.NDArray[np.int32]
+FloatArray = npt.NDArray[np.float32]
 Activation = Literal["silu", "gelu_tanh", "gelu"]
 CacheDtype = Literal["f32", "f16", "bf16"]
 
@@ -51,6 +52,7 @@ class Batch:
     logit_rows: IntArray  # [L] rows whose logits are wanted, ascending
     parents: IntArray | None = None  # [T] index among the sequence's own rows of the parent; -1: the context
     adapters: IntArray | None = None  # [S] slot of the sequence's adapter, -1: the base model; None: all are base
+    inputs: FloatArray | None = None  # [T, widths of all ``Ops.input`` of the program, in their order]
 
     @property
     def num_rows(self) -> int:
@@ -131,6 +133,9 @@ class Ops(Protocol):
 
     def embed(self, table: Matrix, scale: float = 1.0) -> Rows:
         """Rows of ``table`` for the step's token ids, times ``scale``."""
+
+    def input(self, width: int) -> Rows:
+        """Rows that the caller gives with the step: the next ``width`` columns of ``batch.inputs``."""
 
     def norm(self, x: Rows, weight: Vector, eps: float) -> Rows:
         """RMS norm: ``x / sqrt(mean(x^2) + eps) * weight``, in float32."""

@@ -149,11 +149,19 @@ class TorchOps:
         self._rotations: dict[RopeSpec, tuple[torch.Tensor, torch.Tensor]] = {}  # cos and sin [rows, half]
         self._reads: dict[tuple[int, int], list[_Read]] = {}  # per group and window, made when first needed
         self._updates = list(self._adapter_rows())
+        self._inputs_read = 0  # columns of the batch's inputs
         self.output: torch.Tensor | None = None
         self.hidden: list[torch.Tensor] = []
 
     def embed(self, table: TorchMatrix, scale: float = 1.0) -> torch.Tensor:
         return table.weight[self._to_device(self._batch.token_ids)] * scale
+
+    def input(self, width: int) -> torch.Tensor:
+        first, self._inputs_read = self._inputs_read, self._inputs_read + width
+        inputs = self._batch.inputs
+        assert inputs is not None and inputs.shape[1] >= first + width, f"the program reads {first + width} columns"
+        columns = torch.as_tensor(inputs[:, first : first + width], device=self._backend.device)
+        return columns.to(self._backend.dtype, copy=True)
 
     def norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
         return self._rowwise(lambda x: _rms_norm(x, weight, eps), x)

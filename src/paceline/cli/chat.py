@@ -43,6 +43,7 @@ def chat(
     speculate: flags.Speculate = None,
     max_draft: flags.MaxDraft = None,
     draft_model: flags.DraftModel = None,
+    speculator: flags.Speculator = None,
     sampling: flags.Sampling = None,
     speculative_config: flags.SpeculativeConfig = None,
 ) -> None:
@@ -67,7 +68,9 @@ def chat(
     )
     try:
         params.validate()
-        speculation = flags.speculation_options(speculate, max_draft, draft_model, sampling, speculative_config)
+        speculation = flags.speculation_options(
+            speculate, max_draft, draft_model, sampling, speculative_config, speculator
+        )
         folders = adapters.adapter_folders(adapter, adapter_dir, [model] if model else ())
         from paceline.llm import LLM  # imports torch: not before the flags are known to be right
 

@@ -35,6 +35,7 @@ def run(
     speculate: flags.Speculate = None,
     max_draft: flags.MaxDraft = None,
     draft_model: flags.DraftModel = None,
+    speculator: flags.Speculator = None,
     sampling: flags.Sampling = None,
     speculative_config: flags.SpeculativeConfig = None,
     progress: Annotated[bool, typer.Option(help="Show a progress bar on standard error.")] = True,
@@ -60,7 +61,9 @@ def run(
             adapters=adapters.adapter_folders(adapter, adapter_dir, [model] if model else ()),
             max_adapters=max_adapters,
             adapter_cache_bytes=adapters.cache_bytes(adapter_cache_mb),
-            speculation=flags.speculation_options(speculate, max_draft, draft_model, sampling, speculative_config),
+            speculation=flags.speculation_options(
+                speculate, max_draft, draft_model, sampling, speculative_config, speculator
+            ),
         )
         failed = asyncio.run(run_batch(file, output, options, any_model, concurrency, progress))
     except PacelineError as error:

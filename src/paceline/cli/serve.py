@@ -83,6 +83,7 @@ def serve(
     speculate: flags.Speculate = None,
     max_draft: flags.MaxDraft = None,
     draft_model: flags.DraftModel = None,
+    speculator: flags.Speculator = None,
     sampling: flags.Sampling = None,
     speculative_config: flags.SpeculativeConfig = None,
 ) -> None:
@@ -100,7 +101,9 @@ def serve(
         logging.getLogger(name).setLevel(logging.WARNING)
     model_names = names_of(model, tuple(served_model_name or ()))
     try:
-        speculation = flags.speculation_options(speculate, max_draft, draft_model, sampling, speculative_config)
+        speculation = flags.speculation_options(
+            speculate, max_draft, draft_model, sampling, speculative_config, speculator
+        )
         if allow_runtime_adapters and adapter_dir is None:
             raise InvalidRequestError("--allow-runtime-adapters needs --adapter-dir: the folder to load them from")
         folders = adapters.adapter_folders(adapter, adapter_dir, model_names)

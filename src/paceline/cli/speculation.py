@@ -20,7 +20,7 @@ Speculate = Annotated[
     typer.Option(
         metavar="auto|off|NAME[,NAME...]",
         help="Who drafts: all drafters that the model can have (auto, the default), none, or only these: suffix, "
-        "ngram, grammar, model.",
+        "ngram, grammar, model, turbo.",
         rich_help_panel=_PANEL,
     ),
 ]
@@ -32,6 +32,13 @@ DraftModel = Annotated[
     str | None,
     typer.Option(
         help="Small model with the same vocabulary, for the drafter 'model': folder, .gguf file, Hub id or alias.",
+        rich_help_panel=_PANEL,
+    ),
+]
+Speculator = Annotated[
+    str | None,
+    typer.Option(
+        help="Folder of a speculator that was trained for this model, for the drafter 'turbo'.",
         rich_help_panel=_PANEL,
     ),
 ]
@@ -57,6 +64,7 @@ _FLAGS = {
     "speculate": "--speculate",
     "max_draft": "--max-draft",
     "draft_model": "--draft-model",
+    "speculator": "--speculator",
     "sampling": "--sampling",
 }
 
@@ -67,6 +75,7 @@ def speculation_options(
     draft_model: str | None = None,
     sampling: str | None = None,
     speculative_config: str | None = None,
+    speculator: str | None = None,
 ) -> SpeculationOptions:
     """What the flags say; None: not given. Logs what has no effect.
 
@@ -80,6 +89,7 @@ def speculation_options(
         "speculate": None if speculate is None else _drafters(speculate),
         "max_draft": max_draft,
         "draft_model": draft_model,
+        "speculator": speculator,
         "sampling": sampling,
     }
     flags = {name: value for name, value in given.items() if value is not None}

@@ -204,8 +204,9 @@ class Engine:
         start = 0
         for sequence, result in zip(planned, results, strict=True):
             part = Progress(sequence, [], sequence.draft_rows, sequence.computed)
-            if self.runner.hidden is not None:
+            if self.runner.hidden is not None and self.drafting is not None:
                 part.rows, part.hidden = result.rows_from(start), self.runner.hidden
+                part.layers = self.drafting.controller.layers
             start += sequence.rows + sequence.draft_rows
             delta = self._commit(sequence, result, seconds)
             if delta is not None:

@@ -117,6 +117,7 @@ def open_controller(
         cache_tokens=max(resolved.num_blocks) * cache.block_size,
         cache_bytes=cache_bytes(cache, resolved.num_blocks),
         max_sequences=resolved.max_running,
+        model=model,
     )
     made = list(open_drafters(wishes, target, backend))
     controller = Controller([drafter for _, (drafter, _) in made], coupled=wishes.sampling == "coupled")

@@ -11,8 +11,14 @@ from paceline.sampling.speculative import MAX_DRAFT
 
 AUTO, OFF = "auto", "off"
 
-#: Every drafter that a user can name. ``model`` needs a ``draft_model``.
-DRAFTER_NAMES = ("suffix", "ngram", "grammar", "model")
+#: Every drafter that a user can name. ``model`` needs a ``draft_model``, ``turbo`` a ``speculator``.
+DRAFTER_NAMES = ("suffix", "ngram", "grammar", "model", "turbo")
+
+#: What such drafters need: (drafter, option, what it is).
+NEEDS = (
+    ("model", "draft_model", "a small model with the same vocabulary"),
+    ("turbo", "speculator", "the folder of a speculator that was trained for this model"),
+)
 
 #: "exact": noise of its own for each purpose, best acceptance. "coupled": drafts and target share noise (Gumbel), so
 #: that sampled text for a seed is the same with speculation on and off, drawn drafts included.
@@ -22,11 +28,13 @@ SamplingMode = Literal["exact", "coupled"]
 class SpeculationOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """``speculate``: "auto" (every drafter that this model can have), "off", or drafters' names. ``max_draft``: most
     draft tokens of a sequence in a step (None: the controller alone decides). ``draft_model``: folder, file, Hub id or
-    alias of a small model with the target's vocabulary, for the ``model`` drafter. The rest tunes single drafters."""
+    alias of a small model with the target's vocabulary, for the ``model`` drafter. ``speculator``: folder of a trained
+    speculator, for the ``turbo`` drafter. The rest tunes single drafters."""
 
     speculate: str | tuple[str, ...] = AUTO
     max_draft: int | None = None
     draft_model: str | None = None
+    speculator: str | None = None
     sampling: SamplingMode = "exact"
     suffix_max_depth: int = 64  # longest match that the suffix drafter looks for, in tokens
     suffix_max_cached_tokens: int = 1_000_000  # of recent outputs, over all adapters
@@ -51,6 +59,7 @@ class SpeculationOptions(msgspec.Struct, frozen=True, kw_only=True, omit_default
         checks = [
             ("max_draft", self.max_draft is None or 0 <= self.max_draft <= MAX_DRAFT, f"between 0 and {MAX_DRAFT}"),
             ("draft_model", self.draft_model is None or bool(self.draft_model.strip()), "the name of a model"),
+            ("speculator", self.speculator is None or bool(self.speculator.strip()), "the folder of a speculator"),
             ("sampling", self.sampling in modes, f"one of {', '.join(modes)}"),
             ("suffix_max_depth", 1 <= self.suffix_max_depth <= 1024, "between 1 and 1024"),
             ("suffix_max_cached_tokens", self.suffix_max_cached_tokens >= 0, "at least 0"),
@@ -62,7 +71,7 @@ class SpeculationOptions(msgspec.Struct, frozen=True, kw_only=True, omit_default
         for name, good, rule in checks:
             if not good:
                 raise InvalidRequestError(f"{name} must be {rule}, got {getattr(self, name)!r}", param=name)
-        self._validate_draft_model()
+        self._validate_needs()
 
     def _validate_drafters(self) -> None:
         known = f"{AUTO!r}, {OFF!r} or names of drafters ({', '.join(DRAFTER_NAMES)})"
@@ -74,17 +83,17 @@ class SpeculationOptions(msgspec.Struct, frozen=True, kw_only=True, omit_default
             if name not in DRAFTER_NAMES:
                 raise InvalidRequestError(f"speculate must be {known}, got {name!r}", param="speculate")
 
-    def _validate_draft_model(self) -> None:
-        """A named drafter ``model`` and its ``draft_model`` come together."""
+    def _validate_needs(self) -> None:
+        """A named drafter and the option that it needs come together."""
         if self.speculate in (AUTO, OFF):
             return
-        if "model" in self.drafters and self.draft_model is None:
-            raise InvalidRequestError(
-                "the drafter 'model' needs a draft_model, a small model with the same vocabulary", param="draft_model"
-            )
-        if "model" not in self.drafters and self.draft_model is not None:
-            raise InvalidRequestError(
-                f"draft_model {self.draft_model!r} is for the drafter 'model', which is not among those that speculate "
-                f"names: {', '.join(self.drafters)}",
-                param="draft_model",
-            )
+        for drafter, option, what in NEEDS:
+            given = getattr(self, option)
+            if drafter in self.drafters and given is None:
+                raise InvalidRequestError(f"the drafter {drafter!r} needs a {option}, {what}", param=option)
+            if drafter not in self.drafters and given is not None:
+                raise InvalidRequestError(
+                    f"{option} {given!r} is for the drafter {drafter!r}, which is not among those that speculate "
+                    f"names: {', '.join(self.drafters)}",
+                    param=option,
+                )

@@ -114,6 +114,7 @@ class CpuProgram:
             self._logits_array,
             self._best,
             None if hidden is None else hidden.numpy(),
+            batch.inputs,
         )
         seen = None if hidden is None else hidden[: batch.num_rows]
         return StepOutput(self._logits[:wanted], seen, self._best[:wanted])

@@ -123,6 +123,11 @@ class Lowering:
         self.program.embed(node.fields["table"].native, node.fields["scale"], plain)
         self._copy_forms(node.output, plain, forms)
 
+    def _input(self, node: Node, after: list[Node]) -> None:
+        plain, forms = self._plain_then_forms(node.output)
+        self.program.input(plain)
+        self._copy_forms(node.output, plain, forms)
+
     def _norm(self, node: Node, after: list[Node]) -> None:
         (x,) = node.inputs
         add = self._sum_in_place(node, after)

@@ -46,6 +46,9 @@ class Recorder:
     def embed(self, table: CpuMatrix, scale: float = 1.0) -> Value:
         return self._emit("embed", table.columns, table=table, scale=scale)
 
+    def input(self, width: int) -> Value:
+        return self._emit("input", width)
+
     def norm(self, x: Value, weight: Any, eps: float) -> Value:
         return self._emit("norm", x.width, x, weight=weight, eps=eps)
 

@@ -53,8 +53,8 @@ class Progress:
     ``drafted``: draft tokens that were verified.
     ``first`` is the position of the first token whose keys the step computed and kept, ``rows`` are the rows of the
     step's flat batch that hold these tokens, in order: position ``first + i`` was computed by row ``rows[i]``.
-    ``hidden`` are the hidden states ``[rows of the step, layers * width]`` of the layers that drafters asked for, valid
-    until the next step; None when nobody asked.
+    ``hidden`` are the hidden states ``[rows of the step, layers * width]`` of ``layers``, those that drafters asked
+    for, ascending; valid until the next step; None when nobody asked.
     """
 
     sequence: SequenceView
@@ -63,6 +63,7 @@ class Progress:
     first: int = 0
     rows: Seq[int] = ()
     hidden: torch.Tensor | None = None
+    layers: tuple[int, ...] = ()
 
 
 class Drafter(Protocol):

@@ -10,7 +10,7 @@ from paceline.errors import ModelLoadError
 from paceline.kv.sizing import blocks_within, cache_bytes
 from paceline.models.checkpoint import open_checkpoint
 from paceline.models.families import model_spec
-from paceline.models.loading import load_checkpoint
+from paceline.models.loading import LoadedModel, load_checkpoint
 from paceline.models.sources import resolve_model
 from paceline.models.tokenizer import load_tokenizer
 from paceline.speculation.draft_sampling import Draw, draw_independently
@@ -30,6 +30,7 @@ class Target:
     cache_tokens: int
     cache_bytes: int
     max_sequences: int
+    model: LoadedModel | None = None  # for drafters that read its hidden states
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from paceline.speculation.drafters.grammar import GrammarDrafter
 from paceline.speculation.drafters.model_loading import Target, open_model_drafter
 from paceline.speculation.drafters.ngram import NgramDrafter
 from paceline.speculation.drafters.suffix import SuffixDrafter
+from paceline.speculation.drafters.turbo_loading import open_turbo_drafter
 from paceline.speculation.options import AUTO, SpeculationOptions
 
 #: A drafter, and what to say about it at start.
@@ -30,6 +31,26 @@ def _model(options: SpeculationOptions, target: Target, backend: Backend) -> Mad
     )
 
 
+def _turbo(options: SpeculationOptions, target: Target, backend: Backend) -> Made:
+    if options.speculator is None:
+        raise InvalidRequestError("the drafter 'turbo' needs a speculator", param="speculator")
+    assert target.model is not None, "who opens drafters knows the model"
+    drafter, opened = open_turbo_drafter(
+        options.speculator,
+        target.model,
+        backend,
+        target_name="the model" if target.path is None else target.path.name,
+        max_sequences=target.max_sequences,
+        max_tokens=target.context_length,
+    )
+    config = opened.config
+    return drafter, (
+        f"speculator {opened.name} ({opened.weights_bytes / 2**20:.1f} MiB): {config.positions} tokens a pass of "
+        f"{config.vocab_size} that it knows; states and keys of the last {config.window} tokens, "
+        f"{opened.cache_bytes / 2**20:.0f} MiB"
+    )
+
+
 #: In the order in which they are asked; of equally good drafts the first one's is taken.
 DRAFTERS: dict[str, Make] = {
     "grammar": lambda options, target, backend: (GrammarDrafter(), "tokens that a choice list forces"),
@@ -39,14 +60,16 @@ DRAFTERS: dict[str, Make] = {
     ),
     "ngram": lambda options, target, backend: (NgramDrafter(options), "prompt lookup"),
     "model": _model,
+    "turbo": _turbo,
 }
 
 
 def open_drafters(options: SpeculationOptions, target: Target, backend: Backend) -> Iterator[tuple[str, Made]]:
     """The drafters that the options ask for, by name. Automatically: those that cost next to nothing, and a draft model
-    that was named. ``suffix`` finds all that ``ngram`` finds."""
+    or a speculator that was named. ``suffix`` finds all that ``ngram`` finds."""
     if options.speculate == AUTO:
         names = {"grammar", "suffix"} | ({"model"} if options.draft_model else set())
+        names |= {"turbo"} if options.speculator else set()
     else:
         names = set(options.drafters)
     for name, make in DRAFTERS.items():

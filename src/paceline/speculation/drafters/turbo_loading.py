@@ -1,0 +1,54 @@
+"""Opens the ``turbo`` drafter: reads the speculator's folder, checks that it fits the target, lays it out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from paceline.backends.base import Backend, CacheDtype
+from paceline.errors import ModelLoadError
+from paceline.kv.sizing import cache_bytes
+from paceline.models.loading import LoadedModel
+from paceline.speculation.drafters.turbo import MAX_ROWS, TurboDrafter
+from paceline.speculation.drafters.turbo_format import SpeculatorConfig, read_speculator
+from paceline.speculation.drafters.turbo_model import WeightKind, lay_out
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedSpeculator:
+    """What was opened, for the report at start."""
+
+    name: str
+    config: SpeculatorConfig
+    weights_bytes: int
+    cache_bytes: int
+
+
+def open_turbo_drafter(
+    folder: str | Path,
+    target: LoadedModel,
+    backend: Backend,
+    *,
+    target_name: str,
+    max_sequences: int,
+    max_tokens: int,
+    kind: WeightKind | None = None,
+    cache_dtype: CacheDtype = "f16",
+) -> tuple[TurboDrafter, OpenedSpeculator]:
+    """The drafter for the speculator in ``folder``, beside ``target`` that runs on ``backend`` under ``target_name``.
+
+    ``kind``: how its matrices are kept; None: q8 where the backend has integer kernels, else as they are. Raises
+    ``ModelLoadError`` when the folder is none of a speculator, or it was made for another model.
+    """
+    folder = Path(folder)
+    config, tensors = read_speculator(folder)
+    config.check_target(target.spec, target_name)
+    if max_sequences < 1 or max_tokens < 1:
+        raise ModelLoadError(f"a drafter needs sequences and tokens, got {max_sequences} and {max_tokens}")
+    own = backend.sibling()
+    kind = kind or ("q8" if backend.name == "cpu" else "f32")
+    model = lay_out(config, tensors, target.weights.embedding, own, kind)
+    rows = max(MAX_ROWS, max_sequences * (config.positions + 2))
+    drafter = TurboDrafter(model, own, max_sequences, max_tokens, max_rows=rows, cache_dtype=cache_dtype)
+    size = cache_bytes(drafter.cache_spec, drafter.num_blocks)
+    return drafter, OpenedSpeculator(folder.name, config, model.weights_bytes, size)
