@@ -22,7 +22,7 @@ from paceline.speculation.calibration import Calibration, SequenceRecord, outcom
 from paceline.speculation.costs import StepCosts
 from paceline.speculation.decision import Decision, StepShape
 from paceline.speculation.draft import Draft
-from paceline.speculation.drafters.base import Drafter, Progress, SequenceView
+from paceline.speculation.drafters.base import Drafter, Priced, Progress, SequenceView
 from paceline.speculation.prospect import PROBE_LENGTH, Prospect
 
 Key = tuple[str, int]
@@ -76,6 +76,7 @@ class Controller:
         self.coupled = coupled
         self._drafters = tuple(drafters)
         self._cheap = tuple(drafter for drafter in drafters if drafter.cheap)
+        self._priced = tuple(drafter for drafter in drafters if isinstance(drafter, Priced))
         self._prospects = tuple(Prospect(drafter) for drafter in drafters if not drafter.cheap)
         self._tracks: dict[Key, Track] = {}
         self._threshold = 0.5  # survival that paid for a row in the last step
@@ -105,6 +106,8 @@ class Controller:
                 best = self._best(tracks)
                 admission = self._admit(best, shape)
         self._threshold = admission.threshold
+        for priced in self._priced:
+            priced.threshold = admission.threshold
         drafts: list[Draft | None] = []
         for candidate, count in zip(best, admission.counts, strict=True):
             if candidate is None or count == 0:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -88,3 +88,15 @@ class Drafter(Protocol):
 
     def forget(self, sequence: SequenceView) -> None:
         """The sequence ended (its tokens are still there), or was aborted."""
+
+
+@runtime_checkable
+class Priced(Protocol):
+    """A drafter that proposes no more than rows are worth.
+
+    ``threshold``: the probability, of a token and its ancestors together, that paid for a row in the last step. The
+    controller sets it before it asks; the next step's price is another, and its survivals are better calibrated than
+    the drafter's own guesses: what is a little below is still to be proposed.
+    """
+
+    threshold: float
