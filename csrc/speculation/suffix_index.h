@@ -36,8 +36,8 @@ class SuffixIndex {
   void prefetch_step(const std::vector<int>& sequences, const std::vector<Token>& next);
   // The sequence ended. Its output stays among the recent ones until it is the oldest.
   void close(int sequence);
-  // At most `max_tokens` (and kMaxDraft) tokens to follow what the sequence was fed; may be none. `first` and `other` as
-  // in DraftLimits.
+  // At most `max_tokens` (and kMaxDraft) tokens to follow what the sequence was fed; may be none. `first` and `other`:
+  // see DraftLimits.
   const SuffixDraft& propose(int sequence, int max_tokens, float first, float other);
 
   uint64_t num_cached() const { return num_cached_; }

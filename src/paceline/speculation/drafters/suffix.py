@@ -37,11 +37,13 @@ class _Known:
 
 
 class SuffixDrafter:
-    """Proposes what the matches of a sequence's last tokens make likely, in its own text and in recent outputs: a chain,
-    or a tree where a row costs so little that a second candidate pays.
+    """Proposes what the matches of a sequence's last tokens make likely, in its own text and in recent outputs: a
+    chain, or a tree where a row costs so little that a second candidate pays.
 
-    ``confidence`` grows with the number and the lengths of the matches that went on this way. A sequence's tokens are taken in when it is asked for; sequences of one request share one tree, which holds the prompt
-    once. Outputs of all sequences, running and ended, are matched too, up to ``suffix_max_cached_tokens`` tokens.
+    ``confidence`` grows with the number and the lengths of the matches that went on this way. A sequence's tokens are
+    taken in when it is asked for; sequences of one request share one tree, which holds the prompt once. Outputs of all
+    sequences, running and ended, are matched too, up to ``suffix_max_cached_tokens`` tokens. ``threshold``: see
+    ``Priced``; 0 until it is known.
     """
 
     name = "suffix"
@@ -56,7 +58,7 @@ class SuffixDrafter:
             options.suffix_max_factor,
         )
         self._least = options.suffix_min_probability
-        self.threshold = 0.5
+        self.threshold = 0.0
         self._known: dict[tuple[str, int], _Known] = {}
         self._siblings: dict[str, list[int]] = {}  # numbers of the sequences of requests that have several
         self._adapters: dict[str | None, int] = {}
