@@ -171,8 +171,7 @@ void Program::plan(Step& s) {
     if (tree && end - s.row_starts[q] > kMaxTreeRows)
       throw std::invalid_argument("a token tree has " + std::to_string(end - s.row_starts[q]) + " rows, at most " +
                                   std::to_string(kMaxTreeRows) + " fit");
-    for (int r = s.row_starts[q]; r < end; r += tree ? 1 : rows)
-      s.tasks.push_back({q, r, tree ? 1 : std::min(rows, end - r), tree});
+    for (int r = s.row_starts[q]; r < end; r += rows) s.tasks.push_back({q, r, std::min(rows, end - r), tree});
     longest = std::max(longest, s.context_lens[q] + end - s.row_starts[q]);
   }
   std::reverse(s.tasks.begin(), s.tasks.end());  // the last rows of a prompt see the most keys: start with them

@@ -71,10 +71,10 @@ class Attention {
     context_ = step.context_lens[task.seq];
     in_seq_ = task.first_row - step.row_starts[task.seq];
     table_ = step.block_tables + (static_cast<size_t>(op.group) * step.seqs + task.seq) * step.table_width;
-    if (task.tree) gather_path();
-    last_ = task.tree ? context_ + depth_ - 1 : context_ + in_seq_ + task.rows - 1;
-    const int first_visible = lowest(0);
-    first_split_ = first_visible / kSplit;
+    for (int r = 0; r < task.rows; ++r) own_[r] = context_ + (task.tree ? depth(in_seq_ + r) : in_seq_ + r);
+    last_ = *std::max_element(own_, own_ + task.rows);
+    lowest_ = lowest(static_cast<int>(std::min_element(own_, own_ + task.rows) - own_));
+    first_split_ = lowest_ / kSplit;
     last_split_ = last_ / kSplit;
   }
 
@@ -87,9 +87,19 @@ class Attention {
   void split(int index, float* out) {
     if (!transposed_) transpose_queries();
     reset(out, queries_, padded_);
-    const int begin = std::max(index * kSplit, lowest(0) / kPiece * kPiece);
+    const int begin = std::max(index * kSplit, lowest_ / kPiece * kPiece);
     const int end = std::min((index + 1) * kSplit, last_ + 1);
-    for (int key = begin; key < end; key += kPiece) piece(key, std::min(kPiece, end - key), out);
+    // Rows of a tree share the context as those of a chain do. Behind it each row has keys of its own.
+    const int apart = task_.tree ? std::clamp(tree_tiles_from() / kPiece * kPiece, begin, end) : end;
+    rows(0, task_.rows, begin, apart, out);
+    if (apart == end) return;
+    for (int r = 0; r < task_.rows; ++r) {
+      const int row_end = std::min(end, own_[r] + 1);
+      if (apart >= row_end) continue;
+      gather_path(r);
+      rows(r, r + 1, apart, row_end, out);
+    }
+    gathered_ = false;
   }
 
   void finish(const float* total) {
@@ -107,10 +117,20 @@ class Attention {
  private:
   using Item = typename C::Item;
 
-  int own_key(int row) const { return task_.tree ? last_ : context_ + in_seq_ + row; }
-  int lowest(int row) const {
-    const int own = task_.tree ? context_ + depth_ - 1 : context_ + in_seq_ + row;
-    return op_.window > 0 ? std::max(0, own - op_.window + 1) : 0;
+  int lowest(int row) const { return op_.window > 0 ? std::max(0, own_[row] - op_.window + 1) : 0; }
+  int parent(int row) const { return step_.parents[step_.row_starts[task_.seq] + row]; }
+  int depth(int row) const {
+    int count = 0;
+    while ((row = parent(row)) >= 0) ++count;
+    return count;
+  }
+  int tree_tiles_from() const { return context_ / kBlock * kBlock; }
+
+  // Rows `first` to `last` over the keys from `begin` to `end`.
+  void rows(int first, int last, int begin, int end, float* out) {
+    from_ = first * per_;
+    to_ = last * per_;
+    for (int key = begin; key < end; key += kPiece) piece(key, std::min(kPiece, end - key), out);
   }
   void transpose_queries() {
     for (int i = 0; i < queries_; ++i) {
@@ -120,28 +140,34 @@ class Attention {
     transposed_ = true;
   }
 
-  // Tree rows see the context and then their ancestors, in order, as if these stood behind it: the sums of a chain.
-  void gather_path() {
-    depth_ = 0;
-    const int start = step_.row_starts[task_.seq];
-    for (int i = in_seq_; i >= 0; i = step_.parents[start + i]) path_[depth_++] = i;
-    std::reverse(path_, path_ + depth_);
-    const int first = context_ / kBlock * kBlock;
+  // Tree rows see the context and then their ancestors, in order, as if these stood behind it: the sums of a chain. A
+  // row whose ancestors do stand there needs no copy of them.
+  void gather_path(int row) {
+    int path[kMaxTreeRows];
+    const int count = own_[row] - context_ + 1;
+    for (int i = in_seq_ + row, at = count; at > 0; i = parent(i)) path[--at] = i;
+    gathered_ = path[count - 1] != count - 1;
+    if (!gathered_) return;
+    const int first = tree_tiles_from();
     Item* keys = reinterpret_cast<Item*>(s_.tree);
     Item* values = keys + kTreeKeys * op_.dim;
-    for (int j = first; j < context_ + depth_; ++j) {
-      const int slot_key = j < context_ ? j : context_ + path_[j - context_];
+    if (first < context_) {
+      const Head<C> from = head_at<C>(op_, table_[first / kBlock], kv_head_);
+      std::copy(from.keys, from.keys + op_.dim * kBlock, keys);
+      std::copy(from.values, from.values + (context_ - first) * padded_, values);
+    }
+    for (int j = 0; j < count; ++j) {
+      const int slot_key = context_ + path[j], key = context_ + j - first;
       const Head<C> from = head_at<C>(op_, table_[slot_key / kBlock], kv_head_);
-      const int lane = slot_key % kBlock, tile = (j - first) / kBlock, to = j % kBlock;
+      const int lane = slot_key % kBlock, tile = key / kBlock, to = key % kBlock;
       for (int d = 0; d < op_.dim; ++d) keys[(tile * op_.dim + d) * kBlock + to] = from.keys[d * kBlock + lane];
-      std::copy(from.values + lane * padded_, from.values + lane * padded_ + op_.dim,
-                values + (tile * kBlock + to) * padded_);
+      std::copy(from.values + lane * padded_, from.values + lane * padded_ + op_.dim, values + key * padded_);
     }
   }
 
   Head<C> tile(int key) const {
-    if (task_.tree && key >= context_ / kBlock * kBlock) {
-      const int t = (key - context_ / kBlock * kBlock) / kBlock;
+    if (gathered_ && key >= tree_tiles_from()) {
+      const int t = (key - tree_tiles_from()) / kBlock;
       Item* keys = reinterpret_cast<Item*>(s_.tree);
       return {keys + t * op_.dim * kBlock, keys + kTreeKeys * op_.dim + t * kBlock * padded_};
     }
@@ -181,9 +207,9 @@ class Attention {
 
   template <int T>
   void all_scores(int tile) {
-    int i = 0;
-    for (; i + kScoreQueries <= queries_; i += kScoreQueries) scores<kScoreQueries, T>(tile, i);
-    with_count<kScoreQueries - 1>(queries_ - i, [&](auto q) { scores<q(), T>(tile, i); });
+    int i = from_;
+    for (; i + kScoreQueries <= to_; i += kScoreQueries) scores<kScoreQueries, T>(tile, i);
+    with_count<kScoreQueries - 1>(to_ - i, [&](auto q) { scores<q(), T>(tile, i); });
   }
 
   // acc[i] = acc[i] * factor[i] + sum over keys of probability * value, for Q queries and 16 * W dims.
@@ -213,16 +239,16 @@ class Attention {
 
   template <int W>
   void weigh_rows(int keys, int dim, const float* factor, float* out) {
-    int i = 0;
-    for (; i + kValueQueries <= queries_; i += kValueQueries) weigh<kValueQueries, W>(i, keys, dim, factor, out);
-    with_count<kValueQueries - 1>(queries_ - i, [&](auto q) { weigh<q(), W>(i, keys, dim, factor, out); });
+    int i = from_;
+    for (; i + kValueQueries <= to_; i += kValueQueries) weigh<kValueQueries, W>(i, keys, dim, factor, out);
+    with_count<kValueQueries - 1>(to_ - i, [&](auto q) { weigh<q(), W>(i, keys, dim, factor, out); });
   }
 
   void softmax(int key, float* out, float* factor) {
     float sums[kQueries];
-    for (int i = 0; i < queries_; ++i) {
+    for (int i = from_; i < to_; ++i) {
       float* s = s_.scores + i * kPiece;
-      const int low = lowest(i / per_) - key, high = own_key(i / per_) - key;  // visible: low <= j <= high
+      const int low = lowest(i / per_) - key, high = own_[i / per_] - key;  // visible: low <= j <= high
       for (int j = 0; j < std::min(low, kPiece); ++j) s[j] = -INFINITY;
       for (int j = std::max(high + 1, 0); j < kPiece; ++j) s[j] = -INFINITY;
       float* p = out + i * stride();
@@ -239,8 +265,8 @@ class Attention {
       sums[i] = hsum(sum);
       p[0] = top;
     }
-    for (int i = 0; i < queries_; i += 16) store(factor + i, exp(load(factor + i)));
-    for (int i = 0; i < queries_; ++i) {
+    for (int i = from_ / 16 * 16; i < to_; i += 16) store(factor + i, exp(load(factor + i)));
+    for (int i = from_; i < to_; ++i) {
       float* total = out + i * stride() + 1;
       *total = *total * factor[i] + sums[i];
     }
@@ -281,10 +307,11 @@ class Attention {
   int kv_head_;
   AttentionScratch s_;
   int padded_, per_, queries_;
-  int context_ = 0, in_seq_ = 0, depth_ = 0, last_ = 0, first_split_ = 0, last_split_ = 0;
+  int context_ = 0, in_seq_ = 0, lowest_ = 0, last_ = 0, first_split_ = 0, last_split_ = 0;
+  int from_ = 0, to_ = 0;  // queries that are being computed
   const int32_t* table_ = nullptr;
-  bool transposed_ = false;
-  int path_[kMaxTreeRows] = {};
+  bool transposed_ = false, gathered_ = false;
+  int own_[kQueries] = {};  // each row's own key, as if its ancestors stood one behind the other
   Head<C> tiles_[kPiece / kBlock] = {};  // of the current piece
 };
 

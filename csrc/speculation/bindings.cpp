@@ -21,11 +21,11 @@ using namespace paceline;
 
 namespace {
 
-SuffixLimits limits(int max_depth, int64_t max_cached_tokens, float max_factor, float min_probability) {
+SuffixLimits limits(int max_depth, int64_t max_cached_tokens, float max_factor) {
   if (max_depth < 1) throw std::invalid_argument("max_depth must be at least 1, got " + std::to_string(max_depth));
   if (max_cached_tokens < 0)
     throw std::invalid_argument("max_cached_tokens must be at least 0, got " + std::to_string(max_cached_tokens));
-  return {static_cast<uint32_t>(max_depth), static_cast<uint64_t>(max_cached_tokens), max_factor, min_probability};
+  return {static_cast<uint32_t>(max_depth), static_cast<uint64_t>(max_cached_tokens), max_factor};
 }
 
 template <class T, class Make>
@@ -39,7 +39,9 @@ nb::object draft_of(const SuffixDraft& draft) {
   if (draft.size == 0) return nb::none();
   nb::object tokens = tuple_of(draft.tokens, draft.size, [](Token t) { return PyLong_FromLong(t); });
   nb::object confidence = tuple_of(draft.confidence, draft.size, [](float c) { return PyFloat_FromDouble(c); });
-  return nb::make_tuple(tokens, confidence);
+  nb::object parents = nb::none();
+  if (!draft.chain) parents = tuple_of(draft.parents, draft.size, [](int parent) { return PyLong_FromLong(parent); });
+  return nb::make_tuple(tokens, parents, confidence);
 }
 
 void extend(SuffixIndex& index, int sequence, const std::vector<Token>& tokens) {
@@ -47,9 +49,9 @@ void extend(SuffixIndex& index, int sequence, const std::vector<Token>& tokens) 
 }
 
 // Feeds `counts[i]` of `tokens` to sequence `i` of `sequences`, then asks for at most `lengths[i]` of its next ones
-// (0: not asked).
+// (0: not asked). `first` and `other` as in DraftLimits.
 nb::list step(SuffixIndex& index, const std::vector<int>& sequences, const std::vector<Token>& tokens,
-              const std::vector<int>& counts, const std::vector<int>& lengths) {
+              const std::vector<int>& counts, const std::vector<int>& lengths, float first, float other) {
   if (counts.size() != sequences.size() || lengths.size() != sequences.size())
     throw std::invalid_argument("there must be a count and a length for each sequence");
   size_t used = 0;
@@ -67,7 +69,7 @@ nb::list step(SuffixIndex& index, const std::vector<int>& sequences, const std::
   }
   nb::list drafts;
   for (size_t i = 0; i < sequences.size(); ++i)
-    drafts.append(lengths[i] > 0 ? draft_of(index.propose(sequences[i], lengths[i])) : nb::none());
+    drafts.append(lengths[i] > 0 ? draft_of(index.propose(sequences[i], lengths[i], first, other)) : nb::none());
   return drafts;
 }
 
@@ -124,15 +126,15 @@ void choose_blocks(Matrix logits, Counts counts, Counts before, Matrix previous,
 
 NB_MODULE(_suffix, m) {
   m.attr("MAX_DRAFT") = kMaxDraft;
+  m.attr("MANY_CONTINUATIONS") = kManyContinuations;
   nb::class_<SuffixIndex>(m, "SuffixIndex")
-      .def("__init__", [](SuffixIndex* self, int max_depth, int64_t max_cached_tokens, float max_factor,
-                          float min_probability) {
-             new (self) SuffixIndex(limits(max_depth, max_cached_tokens, max_factor, min_probability));
-           }, "max_depth"_a, "max_cached_tokens"_a, "max_factor"_a, "min_probability"_a)
+      .def("__init__", [](SuffixIndex* self, int max_depth, int64_t max_cached_tokens, float max_factor) {
+             new (self) SuffixIndex(limits(max_depth, max_cached_tokens, max_factor));
+           }, "max_depth"_a, "max_cached_tokens"_a, "max_factor"_a)
       .def("open", &SuffixIndex::open, "adapter"_a, "sibling"_a, "first"_a, "recent_first"_a, "output_first"_a)
       .def("extend", &extend, "sequence"_a, "tokens"_a)
       .def("close", &SuffixIndex::close, "sequence"_a)
-      .def("step", &step, "sequences"_a, "tokens"_a, "counts"_a, "lengths"_a)
+      .def("step", &step, "sequences"_a, "tokens"_a, "counts"_a, "lengths"_a, "first"_a, "other"_a)
       .def_prop_ro("num_cached", &SuffixIndex::num_cached)
       .def_prop_ro("num_sequences", &SuffixIndex::num_sequences)
       .def_prop_ro("bytes", &SuffixIndex::bytes);

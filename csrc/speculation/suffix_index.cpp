@@ -7,24 +7,6 @@
 
 namespace paceline {
 
-namespace {
-
-// An estimate of the probability that a draft token is right, given that those before it are: `count` of `total`
-// occurrences of the last `matched` tokens were followed by it.
-//
-// Odds are in proportion to count / (others + kPrior) and to the length of the match; other requests' outputs are worth
-// less than the sequence's own text. The three numbers are fitted to 12,000 draft tokens for greedy answers of
-// SmolLM2-135M-Instruct (chat, code editing, summaries): log-loss 0.43, against 0.66 for the mean alone, 0.54 for a
-// smoothed ratio without the length. The form is as good as a logistic regression on all these numbers (0.42).
-float confidence(uint32_t count, uint32_t total, size_t matched, bool recent) {
-  constexpr float kPrior = 0.6f, kOwn = 0.38f, kRecent = 0.13f;
-  const float odds = (recent ? kRecent : kOwn) * static_cast<float>(matched) * static_cast<float>(count) /
-                     (static_cast<float>(total - count) + kPrior);
-  return odds / (1 + odds);
-}
-
-}  // namespace
-
 int SuffixIndex::open(int adapter, int sibling, int64_t first, int64_t recent_first, int64_t output_first) {
   Sequence s;
   if (sibling >= 0) {
@@ -137,60 +119,22 @@ void SuffixIndex::forget_recent(Index text, int adapter) {
 
 // Drafts
 
-const SuffixDraft& SuffixIndex::propose(int sequence, int max_tokens) {
+const SuffixDraft& SuffixIndex::propose(int sequence, int max_tokens, float first, float other) {
   const Sequence& s = get(sequence);
-  best_->size = best_->match = 0;
-  best_->score = 0;
-  max_tokens = std::min(max_tokens, kMaxDraft);
-  match(*s.tree, s.text, max_tokens, false);
-  if (s.recent != kNone) match(recent_, s.recent, max_tokens, true);
-  return *best_;
-}
-
-void SuffixIndex::match(SuffixTree& tree, Index text, int max_tokens, bool recent) {
-  for (size_t m = tree.longest_match(text); m > 0; m -= std::max<size_t>(1, m / 4)) {
-    const int limit = static_cast<int>(std::min<float>(static_cast<float>(max_tokens), limits_.max_factor * m));
-    if (limit < best_->score) return;  // shorter matches may draft even less
-    if (limit == best_->score && static_cast<int>(m) <= best_->match) return;
-    follow(tree, text, m, limit, recent);
-    const bool longer = static_cast<int>(m) > best_->match;
-    if (other_->score > best_->score || (other_->score == best_->score && other_->size > 0 && longer)) {
-      other_->match = static_cast<int>(m);
-      std::swap(best_, other_);
-    }
-  }
-}
-
-// The most frequent continuation of the match of `match` tokens, at most `limit` of it, in `other_`. Below the depth of
-// the tree it goes on as one of the occurrences does.
-void SuffixIndex::follow(SuffixTree& tree, Index text, size_t match, int limit, bool recent) {
-  SuffixDraft& draft = *other_;
-  draft.size = 0;
-  draft.score = 0;
-  Index i = tree.match(text, match);
-  // The text's own suffix is one of those that reach this label, but nothing follows it.
-  uint32_t count = tree.node(i).count - 1;
-  float path = 1;
-  for (size_t depth = match; draft.size < limit; ++depth) {
-    const Node& n = tree.node(i);
-    uint32_t total = count;
-    Token token;
-    if (n.first_child == kNone || depth < n.depth) {
-      token = tree.label(n, depth);
-      if (token < 0) break;
+  size_t own = s.tree->longest_match(s.text), recent = s.recent == kNone ? 0 : recent_.longest_match(s.recent);
+  const float longest = static_cast<float>(std::max(own, recent));
+  const int depth = static_cast<int>(std::min<float>(limits_.max_factor * longest, kMaxDraft));
+  growth_.clear();
+  while (own > 0 || recent > 0) {  // matches of half the length say nearly all that those between them do
+    if (own >= recent) {
+      growth_.add_match(s.tree.get(), s.tree->match(s.text, own), own, false);
+      own -= std::max<size_t>(1, own / 2);
     } else {
-      total = n.continued;
-      i = tree.best_child(i, limits_.min_probability / path * static_cast<float>(total));
-      if (i == kNone) break;
-      token = tree.node(i).token;
-      count = tree.node(i).count;
-      path *= static_cast<float>(count) / static_cast<float>(total);
+      growth_.add_match(&recent_, recent_.match(s.recent, recent), recent, true);
+      recent -= std::max<size_t>(1, recent / 2);
     }
-    draft.tokens[draft.size] = token;
-    draft.confidence[draft.size] = confidence(count, total, match + draft.size, recent);
-    ++draft.size;
-    draft.score += path;
   }
+  return growth_.grow({std::min(max_tokens, kMaxDraft), depth, first, other});
 }
 
 size_t SuffixIndex::bytes() const {

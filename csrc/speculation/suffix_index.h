@@ -1,7 +1,7 @@
 // Drafts from what sequences have said so far: their own text, and recent outputs for the same adapter.
 //
-// SuffixDecoding (Oliaro et al., NeurIPS 2025): for every length of match between the sequence's last tokens and an
-// earlier text, follow the most frequent continuation; the best of these drafts, by expected accepted tokens, wins.
+// The trees are those of SuffixDecoding (Oliaro et al., NeurIPS 2025). Where it takes the most frequent continuation of
+// the one match that scores best, a draft here comes from matches of all lengths in both trees (suffix_draft.h).
 #pragma once
 
 #include <cstdint>
@@ -10,25 +10,15 @@
 #include <unordered_map>
 #include <vector>
 
+#include "suffix_draft.h"
 #include "suffix_tree.h"
 
 namespace paceline {
 
-constexpr int kMaxDraft = 64;
-
 struct SuffixLimits {
   uint32_t max_depth;
   uint64_t max_cached_tokens;  // of recent outputs, over all adapters
-  float max_factor;  // draft tokens per matched token
-  float min_probability;  // of a path
-};
-
-struct SuffixDraft {
-  int size = 0;
-  int match = 0;  // tokens
-  float score = 0;  // sum of the paths' probabilities: the expected number of accepted tokens
-  Token tokens[kMaxDraft];
-  float confidence[kMaxDraft];
+  float max_factor;  // length of a draft's paths by tokens of the longest match
 };
 
 class SuffixIndex {
@@ -46,8 +36,9 @@ class SuffixIndex {
   void prefetch_step(const std::vector<int>& sequences, const std::vector<Token>& next);
   // The sequence ended. Its output stays among the recent ones until it is the oldest.
   void close(int sequence);
-  // At most `max_tokens` (and kMaxDraft) tokens to follow what the sequence was fed; may be none.
-  const SuffixDraft& propose(int sequence, int max_tokens);
+  // At most `max_tokens` (and kMaxDraft) tokens to follow what the sequence was fed; may be none. `first` and `other`:
+  // see DraftLimits.
+  const SuffixDraft& propose(int sequence, int max_tokens, float first, float other);
 
   uint64_t num_cached() const { return num_cached_; }
   size_t num_sequences() const { return sequences_.size() - free_.size(); }
@@ -76,8 +67,6 @@ class SuffixIndex {
   void append_recent(Sequence& s, Token token);
   void make_room();
   void forget_recent(Index text, int adapter);
-  void match(SuffixTree& tree, Index text, int max_tokens, bool recent);
-  void follow(SuffixTree& tree, Index text, size_t match, int limit, bool recent);
 
   SuffixLimits limits_;
   SuffixTree recent_;
@@ -87,9 +76,7 @@ class SuffixIndex {
   uint64_t num_cached_ = 0;
   std::vector<Sequence> sequences_;
   std::vector<int> free_;
-  SuffixDraft drafts_[2];
-  SuffixDraft* best_ = &drafts_[0];
-  SuffixDraft* other_ = &drafts_[1];
+  DraftGrowth growth_;
 };
 
 }  // namespace paceline

@@ -92,10 +92,9 @@ Index SuffixTree::match(Index text, size_t m) const {
   return t.places[t.tokens.size() - m];
 }
 
-Index SuffixTree::best_child(Index i, float least) {
+Index SuffixTree::best_child(Index i) {
   Node& n = at(i);
   if (n.best == kNone) {
-    if (n.rival < least) return kNone;
     n.rival = 0;
     n.best = n.first_child;
     for (Index c = node(n.best).next; c != kNone; c = node(c).next) {
@@ -104,7 +103,7 @@ Index SuffixTree::best_child(Index i, float least) {
       if (wins) n.best = c;
     }
   }
-  return node(n.best).count < least ? kNone : n.best;
+  return n.best;
 }
 
 void SuffixTree::prefetch_stage(int stage, Index text, Token next) const {

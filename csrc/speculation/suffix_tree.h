@@ -80,8 +80,10 @@ class SuffixTree {
   Index match(Index text, size_t m) const;
 
   const Node& node(Index i) const { return pages_[i / kPage][i % kPage]; }
-  // The child with the largest count, the lowest token on ties; kNone if no child's count reaches `least`.
-  Index best_child(Index i, float least);
+  // The child with the largest count, the lowest token on ties, of a node that has children.
+  Index best_child(Index i);
+  // The child whose label begins with `token`, or kNone.
+  Index find_child(Index parent, Token token) const;
   // Token number `depth` of the paths through leaf or label `i`, or -1 behind the end of its witness.
   Token label(const Node& node, size_t depth) const {
     const std::vector<Token>& tokens = texts_[node.witness.text]->tokens;
@@ -127,7 +129,6 @@ class SuffixTree {
   void merge(Index i);
   void find_witness(Index i);
 
-  Index find_child(Index parent, Token token) const;
   Index create();
   void release(Index i);
   void add_child(Index parent, Index child);

@@ -6,20 +6,28 @@ from collections.abc import Sequence
 from paceline.backends.base import FloatArray, IntArray
 
 MAX_DRAFT: int
+MANY_CONTINUATIONS: int
 
 class SuffixIndex:
     """Sequences, their own texts and the recent outputs of their adapters. ValueError for what no index can have,
     IndexError for a sequence that is not open."""
 
-    def __init__(self, max_depth: int, max_cached_tokens: int, max_factor: float, min_probability: float) -> None: ...
+    def __init__(self, max_depth: int, max_cached_tokens: int, max_factor: float) -> None: ...
     def open(self, adapter: int, sibling: int, first: int, recent_first: int, output_first: int) -> int: ...
     def extend(self, sequence: int, tokens: Sequence[int]) -> None: ...
     def close(self, sequence: int) -> None: ...
     def step(
-        self, sequences: Sequence[int], tokens: Sequence[int], counts: Sequence[int], lengths: Sequence[int]
-    ) -> list[tuple[tuple[int, ...], tuple[float, ...]] | None]:
-        """Feeds ``counts[i]`` of ``tokens`` to sequence ``i``, then gives token ids and confidence of its draft of at
-        most ``lengths[i]`` tokens (0: none is wanted)."""
+        self,
+        sequences: Sequence[int],
+        tokens: Sequence[int],
+        counts: Sequence[int],
+        lengths: Sequence[int],
+        first: float,
+        other: float,
+    ) -> list[tuple[tuple[int, ...], tuple[int, ...] | None, tuple[float, ...]] | None]:
+        """Feeds ``counts[i]`` of ``tokens`` to sequence ``i``, then gives token ids, parents (None: a chain) and
+        confidence of its draft of at most ``lengths[i]`` tokens (0: none is wanted). ``first``: least probability that
+        the likeliest token behind another is right, with its ancestors; ``other``: the same of its siblings."""
 
     @property
     def num_cached(self) -> int: ...

@@ -133,6 +133,25 @@ def test_every_row_of_a_token_tree_equals_the_chain_that_leads_to_it(
 
 @each_variant
 @each_model
+@pytest.mark.parametrize("context", [120, 191, 262])
+def test_tree_rows_that_share_a_context_give_the_same_bits_in_parallel_pieces(
+    variant: str, name: str, context: int
+) -> None:
+    """Alone in the step: rows are computed several at a time, and their keys cut into pieces for three threads. The
+    path of the last row crosses a block, and for the longest context a piece, behind the shared keys."""
+    parents = [-1, 0, 1, 2, 1, 4, 5, 6, 7, 8, 9, 10, 11, 12, 3, 13]
+    nodes = tokens(9, len(parents))
+    runner, chain = make_runner(name, variant, threads=3), make_runner(name, variant)
+    runner.step([(0, tokens(0)[:context])])
+    found = runner.step([(0, nodes)], [parents])
+    for row in (len(parents) - 2, len(parents) - 1):
+        path = path_to(parents, row)
+        expected = chain.step([(row, tokens(0)[:context] + [nodes[i] for i in path])])[context:]
+        assert torch.equal(found[path], expected), f"row {row}"
+
+
+@each_variant
+@each_model
 def test_the_largest_trees_fit(variant: str, name: str) -> None:
     """As deep as a tree may be, behind the fullest last block there can be; and as wide."""
     context = 31

@@ -124,6 +124,31 @@ class TestSurvival:
         assert (first(calibration, record) > 0.5) is not accepted
 
 
+class TestTrees:
+    """A text's run of accepted tokens goes on as long as some child is accepted: refused siblings are the rule."""
+
+    PARENTS = (-1, -1, 0, 0)
+
+    def run_after(self, *outcomes: bool | None) -> int:
+        calibration, record = Calibration(), SequenceRecord()
+        learn(calibration, record, [True, True])
+        confidence = (0.5,) * len(self.PARENTS)
+        predicted = calibration.survivals("d", None, record, confidence, self.PARENTS)
+        calibration.observe("d", None, record, confidence, predicted, outcomes, self.PARENTS)
+        return record.shift("d").run
+
+    def test_an_accepted_token_beside_a_refused_one_goes_on_with_the_run(self) -> None:
+        assert self.run_after(True, False, False, True) == 4
+        assert self.run_after(False, True, None, None) == 3
+
+    def test_a_path_whose_children_are_all_refused_ends_it(self) -> None:
+        assert self.run_after(True, False, False, False) == 0
+        assert self.run_after(False, False, None, None) == 0
+
+    def test_a_text_that_ends_on_the_path_refuses_nothing(self) -> None:
+        assert self.run_after(True, False, None, None) == 3
+
+
 class TestCalibrated:
     @pytest.mark.parametrize("named", [True, False], ids=["confidence", "no confidence"])
     @pytest.mark.parametrize("seed", [1, 2, 3])

@@ -117,7 +117,11 @@ def best_first(draft: Draft, survivals: Sequence[float]) -> tuple[Draft, list[fl
     if draft.parents is None:
         return draft, list(survivals)
     order = sorted(range(len(draft)), key=survivals.__getitem__, reverse=True)  # stable: a parent as likely stays first
-    place = {old: new for new, old in enumerate(order)} | {-1: -1}
+    if order == list(range(len(draft))):
+        return draft, list(survivals)
+    place = [-1] * (len(draft) + 1)  # the last entry stands for -1
+    for new, old in enumerate(order):
+        place[old] = new
     sorted_draft = replace(
         draft,
         token_ids=tuple(draft.token_ids[i] for i in order),

@@ -211,6 +211,8 @@ class Calibration:
             shift.variance = v_sequence if v_sequence < _SEQUENCE_MOST else _SEQUENCE_MOST
             num_accepted += accepted
             refused = refused or not accepted
+        if parents is not None and refused:
+            refused = _all_refused(parents, outcomes)
         shift.odds = min(_ODDS_MOST, max(1.0 / _ODDS_MOST, shift.odds))
         _note(shift, num_accepted, refused)
 
@@ -303,6 +305,12 @@ def _depths(parents: Sequence[int]) -> list[int]:
     for parent in parents:
         depths.append(0 if parent < 0 else depths[parent] + 1)
     return depths
+
+
+def _all_refused(parents: Sequence[int], outcomes: Sequence[bool | None]) -> bool:
+    """Whether the accepted path of a tree ends where it has children that were looked at."""
+    end = max((i for i, accepted in enumerate(outcomes) if accepted), default=-1)
+    return any(parent == end and accepted is False for parent, accepted in zip(parents, outcomes, strict=False))
 
 
 def _note(shift: _Shift, num_accepted: int, refused: bool) -> None:

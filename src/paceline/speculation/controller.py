@@ -23,7 +23,7 @@ from paceline.speculation.calibration import Calibration, SequenceRecord, outcom
 from paceline.speculation.costs import StepCosts
 from paceline.speculation.decision import Decision, StepShape
 from paceline.speculation.draft import Draft
-from paceline.speculation.drafters.base import Drafter, KeepsAdapters, Progress, SequenceView
+from paceline.speculation.drafters.base import Drafter, KeepsAdapters, Priced, Progress, SequenceView
 from paceline.speculation.prospect import PROBE_LENGTH, Prospect
 from paceline.speculation.reliability import Reliability, ReliabilityBin
 
@@ -79,6 +79,7 @@ class Controller:
         self.coupled = coupled
         self._drafters = tuple(drafters)
         self._cheap = tuple(drafter for drafter in drafters if drafter.cheap)
+        self._priced = tuple(drafter for drafter in drafters if isinstance(drafter, Priced))
         self._prospects = tuple(Prospect(drafter) for drafter in drafters if not drafter.cheap)
         self._tracks: dict[Key, Track] = {}
         self._threshold = 0.5  # survival that paid for a row in the last step
@@ -108,6 +109,8 @@ class Controller:
                 best = self._best(tracks)
                 admission = self._admit(best, shape)
         self._threshold = admission.threshold
+        for priced in self._priced:
+            priced.threshold = admission.threshold
         drafts: list[Draft | None] = []
         for candidate, count in zip(best, admission.counts, strict=True):
             if candidate is None or count == 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from operator import lt
 
 import numpy as np
 import numpy.typing as npt
@@ -33,23 +34,27 @@ class Draft:
     distributions: tuple[Distribution, ...] | None = None
 
     def __post_init__(self) -> None:
-        assert self.parents is None or all(-1 <= p < i for i, p in enumerate(self.parents))
+        parents = self.parents
+        assert not parents or (min(parents) >= -1 and all(map(lt, parents, range(len(parents)))))
 
     def __len__(self) -> int:
         return len(self.token_ids)
 
     def trim(self, count: int) -> Draft:
-        """The first ``count`` tokens (still closed under parents)."""
+        """The first ``count`` tokens (still closed under parents); a chain if these do not branch."""
         if count >= len(self):
             return self
 
         def cut(values: tuple | None) -> tuple | None:
             return None if values is None else values[:count]
 
+        parents = cut(self.parents)
+        if parents == tuple(range(-1, count - 1)):
+            parents = None
         return replace(
             self,
             token_ids=self.token_ids[:count],
-            parents=cut(self.parents),
+            parents=parents,
             confidence=cut(self.confidence),
             distributions=cut(self.distributions),
         )

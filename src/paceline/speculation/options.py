@@ -38,8 +38,8 @@ class SpeculationOptions(msgspec.Struct, frozen=True, kw_only=True, omit_default
     sampling: SamplingMode = "exact"
     suffix_max_depth: int = 64  # longest match that the suffix drafter looks for, in tokens
     suffix_max_cached_tokens: int = 1_000_000  # of recent outputs, over all adapters
-    suffix_max_factor: float = 4.0  # draft tokens per matched token
-    suffix_min_probability: float = 0.1  # of a path in the suffix tree
+    suffix_max_factor: float = 4.0  # most tokens in a row that are proposed per matched token
+    suffix_min_probability: float = 0.0  # of a token that is proposed, with its ancestors; beside what rows cost
     ngram_min: int = 2  # shortest match of prompt lookup
     ngram_max: int = 5  # longest match of prompt lookup
 

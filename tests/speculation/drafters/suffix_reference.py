@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+
+from paceline._suffix import MANY_CONTINUATIONS
 
 Path = tuple[int, ...]
 
@@ -50,47 +53,104 @@ class NaiveTree:
         return sorted(found)
 
 
-def best_draft(
-    trees: list[tuple[Counter[Path], list[int]]], max_depth: int, length: int, max_factor: float, least: float
-) -> list[int]:
-    """The draft with the best score. Each tree: counts of substrings, and the tokens to follow. ``least``: smallest
-    probability of a path. Single precision, as the index has it: ties must be the same ties."""
-    best: tuple[float, int] = (0.0, 0)
-    tokens: list[int] = []
-    for counts, text in trees:
-        following: dict[Path, dict[int, int]] = defaultdict(dict)
-        for path, count in counts.items():
-            following[path[:-1]][path[-1]] = count
-        for match in tried_matches(following, text, max_depth):
-            drafted, score = most_frequent_path(following, tuple(text[-match:]), match, length, max_factor, least)
-            assert match + len(drafted) <= max_depth, "the reference does not look beyond the depth of the trees"
-            if drafted and (score, match) > best:
-                best, tokens = (score, match), drafted
-    return tokens
+@dataclass
+class Text:
+    """Counts of a tree's substrings, and the text in it that is to be continued."""
+
+    counts: Counter[Path]
+    tokens: list[int]
+    recent: bool
+    following: dict[Path, dict[int, int]] = field(default_factory=lambda: defaultdict(dict))
+
+    def __post_init__(self) -> None:
+        for path, count in self.counts.items():
+            self.following[path[:-1]][path[-1]] = count
+
+    def matches(self) -> list[int]:
+        """From the longest match on, each about half as long as the one before."""
+        lengths = [m for m in range(1, len(self.tokens) + 1) if self.following.get(tuple(self.tokens[-m:]))]
+        tried, match = [], max(lengths, default=0)
+        while match > 0:
+            tried.append(match)
+            match -= max(1, match // 2)
+        return tried
 
 
-def tried_matches(following: dict[Path, dict[int, int]], text: list[int], max_depth: int) -> list[int]:
-    """From the longest match on, each about a quarter shorter than the one before."""
-    lengths = [m for m in range(1, min(len(text), max_depth - 1) + 1) if following.get(tuple(text[-m:]))]
-    tried, match = [], max(lengths, default=0)
-    while match > 0:
-        tried.append(match)
-        match -= max(1, match // 4)
-    return tried
+@dataclass
+class Cursor:
+    """``path`` occurs in ``text``. ``fresh``: the suffix of the text that is to be continued is still in the label in
+    which the path ends, and is one of those that are counted for it."""
+
+    text: Text
+    path: Path
+    fresh: bool = True
+
+    def ways(self) -> dict[int, int]:
+        ways = self.text.following.get(self.path, {})
+        if len(ways) != 1:
+            return ways
+        length = len(self.path) - 1  # a label's count is that of its first token
+        while length > 0 and len(self.text.following[self.path[:length]]) == 1:
+            length -= 1
+        return dict.fromkeys(ways, self.text.counts[self.path[: length + 1]] - self.fresh)
+
+    def follow(self, token: int) -> Cursor | None:
+        ways = self.text.following.get(self.path, {})
+        if token not in ways:
+            return None
+        return replace(self, path=(*self.path, token), fresh=self.fresh and len(ways) == 1)
 
 
-def most_frequent_path(
-    following: dict[Path, dict[int, int]], path: Path, match: int, length: int, max_factor: float, least: float
-) -> tuple[list[int], float]:
-    drafted: list[int] = []
-    score, probability = np.float32(0.0), np.float32(1.0)
-    while len(drafted) < min(length, int(max_factor * match)) and following.get(path):
-        ways = following[path]
-        token = min(ways, key=lambda t: (-ways[t], t))
-        probability *= np.float32(ways[token]) / np.float32(sum(ways.values()))
-        if probability < least:
-            break
-        score += probability
-        drafted.append(token)
-        path = (*path, token)
-    return drafted, float(score)
+F = np.float32
+ODDS = [F(x) for x in (0.57, 0.72, 0.82, 0.90, 0.97, 1.0)]
+
+
+def estimates(cursors: list[Cursor]) -> list[tuple[int, np.float32]]:
+    """Tokens and their probabilities, the likeliest first. In the index's order and precision: ties must be ties."""
+    share, found = F(1), {}
+    for cursor in cursors:
+        ways = cursor.ways()
+        total = sum(ways.values())
+        if share <= F(0.01) or total == 0:
+            continue
+        weight = F(0.5 if cursor.text.recent else 1.0)
+        whole = weight * F(total) + F(2)
+        if len(ways) > 1 and total > MANY_CONTINUATIONS:
+            best = min(ways, key=lambda t: (-ways[t], t))
+            ways = {t: n for t, n in ways.items() if t == best or t in found}
+        for token, count in ways.items():
+            found[token] = found.get(token, F(0)) + share * weight / whole * F(count)
+        share *= F(2) / whole
+    return sorted(found.items(), key=lambda way: (-way[1], way[0]))
+
+
+def likeliest_tree(
+    own: Text, recent: Text, length: int, max_factor: float, first: float, other: float
+) -> list[tuple[int, int, float]]:
+    """(token, parent, confidence) of the draft, in its order."""
+    matches = [(-m, text.recent, text) for text in (own, recent) for m in text.matches()]
+    cursors = [Cursor(text, tuple(text.tokens[m:])) for m, _, text in sorted(matches, key=lambda match: match[:2])]
+    most = int(max_factor * max((len(c.path) for c in cursors), default=0))
+    draft: list[tuple[int, int, float]] = []
+    places: list[list[Cursor]] = []
+    leaves: list[tuple[float, int, int, np.float32, int, int]] = []
+
+    def add_leaves(cursors: list[Cursor], parent: int, depth: int, path: np.float32) -> None:
+        for i, (token, p) in enumerate(estimates(cursors)[:4]):
+            odds = ODDS[min(depth, 5) if i == 0 else 0]
+            confidence = odds * p / (F(1) - p + odds * p)
+            if path * confidence < F(first if i == 0 else other):
+                break
+            leaves.append((-path * confidence, len(leaves), token, confidence, parent, depth))
+
+    add_leaves(cursors, -1, 0, F(1)) if most > 0 else None
+    taken: set[int] = set()
+    while len(draft) < length and len(taken) < len(leaves):
+        path, number, token, confidence, parent, depth = min(leaf for leaf in leaves if leaf[1] not in taken)
+        taken.add(number)
+        draft.append((token, parent, float(confidence)))
+        before = cursors if parent < 0 else places[parent]
+        places.append([after for c in before if (after := c.follow(token))])
+        if depth + 1 < most:
+            add_leaves(places[-1], len(draft) - 1, depth + 1, -path)
+    return draft

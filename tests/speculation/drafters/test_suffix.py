@@ -155,6 +155,41 @@ def test_a_sequence_aborted_in_its_prompt_leaves_nothing() -> None:
     assert drafter.num_cached_tokens == 0
 
 
+#: Behind ``7`` stood ``8`` three times, and ``20`` and ``30`` once each.
+BRANCHING = [7, 8, 9, 1, 7, 20, 21, 2, 7, 8, 9, 3, 7, 30, 31, 4, 7, 8, 9, 5]
+
+
+def shape_at(threshold: float, **options: object) -> tuple[int, int]:
+    """(tokens, children of the last known token) of the draft at this price of a row."""
+    drafter = drafter_of(**options)
+    drafter.threshold = threshold
+    (draft,) = drafter.propose([TokenSequence(BRANCHING, output=[7])], [20])
+    if draft is None:
+        return 0, 0
+    return len(draft), 1 if draft.parents is None else draft.parents.count(-1)
+
+
+def test_the_cheaper_a_row_the_more_is_proposed() -> None:
+    dear, cheap, free = shape_at(1.0), shape_at(0.1), shape_at(0.0)
+    assert dear < cheap < free
+    assert dear[1] == 1 and free[1] == 3
+
+
+def test_however_dear_rows_are_what_is_likely_is_proposed() -> None:
+    """Otherwise nobody would notice that it has become right."""
+    assert shape_at(1.0)[0] > 0
+
+
+def test_the_least_probability_of_the_options_holds_where_rows_cost_nothing() -> None:
+    assert shape_at(0.0, suffix_min_probability=0.99) == (0, 0)
+    assert shape_at(0.0, suffix_min_probability=0.3)[1] == 1
+
+
+def test_a_draft_that_does_not_branch_is_a_chain() -> None:
+    (draft,) = drafter_of().propose([TokenSequence(PROMPT, output=PROMPT[3:6])], [5])
+    assert draft is not None and draft.parents is None
+
+
 @pytest.mark.parametrize("prompt", [[], [5]])
 def test_a_sequence_too_short_to_match_has_no_draft(prompt: list[int]) -> None:
     assert tokens_of(drafter_of(), TokenSequence(prompt)) == ()

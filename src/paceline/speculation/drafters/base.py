@@ -100,3 +100,15 @@ class KeepsAdapters(Protocol):
 
     def forget_adapter(self, adapter: str) -> None:
         """The adapter was unloaded; no open sequence has it."""
+
+
+@runtime_checkable
+class Priced(Protocol):
+    """A drafter that proposes no more than rows are worth.
+
+    ``threshold``: the probability, of a token and its ancestors together, that paid for a row in the last step. The
+    controller sets it before it asks; the next step's price is another, and its survivals are better calibrated than
+    the drafter's own guesses: what is a little below is still to be proposed.
+    """
+
+    threshold: float

@@ -19,6 +19,14 @@ TOKENS_PER_CALL = 2048
 #: prompts before them end.
 CONTEXT = 16
 
+#: A token is proposed if it is right, with its ancestors, with a probability of at least this share of what pays for a
+#: row: what the controller learned of the sequence may raise it, and tokens that are not verified teach, too. ``LEAST``
+#: bounds it. Where a row costs next to nothing, long shots pay.
+SHARE, LEAST = 0.25, (0.01, 0.1)
+#: The same for a second, third, ... token behind the same one. Branches that do not pay by themselves only displace
+#: the tokens of the likeliest path.
+BRANCH_SHARE, BRANCH_LEAST = 1.0, (0.01, 0.5)
+
 
 @dataclass(slots=True)
 class _Known:
@@ -29,11 +37,13 @@ class _Known:
 
 
 class SuffixDrafter:
-    """Proposes the most frequent continuation of the longest, or otherwise most promising, match.
+    """Proposes what the matches of a sequence's last tokens make likely, in its own text and in recent outputs: a
+    chain, or a tree where a row costs so little that a second candidate pays.
 
-    ``confidence`` grows with the length of the match and with the share of its occurrences that went on this way. A
-    sequence's tokens are taken in when it is asked for; sequences of one request share one tree, which holds the prompt
-    once. Outputs of all sequences, running and ended, are matched too, up to ``suffix_max_cached_tokens`` tokens.
+    ``confidence`` grows with the number and the lengths of the matches that went on this way. A sequence's tokens are
+    taken in when it is asked for; sequences of one request share one tree, which holds the prompt once. Outputs of all
+    sequences, running and ended, are matched too, up to ``suffix_max_cached_tokens`` tokens. ``threshold``: see
+    ``Priced``; 0 until it is known.
     """
 
     name = "suffix"
@@ -44,6 +54,8 @@ class SuffixDrafter:
         self._options = options
         self._max_depth = options.suffix_max_depth
         self._index = self._new_index()
+        self._least = options.suffix_min_probability
+        self.threshold = 0.0
         self._known: dict[tuple[str, int], _Known] = {}
         self._siblings: dict[str, list[int]] = {}  # numbers of the sequences of requests that have several
         self._adapters: dict[str | None, int] = {}  # their numbers in the index; none is used twice
@@ -76,8 +88,10 @@ class SuffixDrafter:
             numbers.append(known.number)
             counts.append(end - start)
             wanted.append(length)
-        drafts = self._index.step(numbers, tokens, counts, wanted)
-        return [None if draft is None else Draft(draft[0], "suffix", None, draft[1]) for draft in drafts]
+        first = max(self._least, _share(self.threshold, SHARE, LEAST))
+        other = max(self._least, _share(self.threshold, BRANCH_SHARE, BRANCH_LEAST))
+        drafts = self._index.step(numbers, tokens, counts, wanted, first, other)
+        return [None if draft is None else Draft(draft[0], "suffix", draft[1], draft[2]) for draft in drafts]
 
     def observe(self, progress: Seq[Progress]) -> None:
         """Takes in prompts while they are being computed."""
@@ -119,7 +133,6 @@ class SuffixDrafter:
             options.suffix_max_depth,
             options.suffix_max_cached_tokens,
             options.suffix_max_factor,
-            options.suffix_min_probability,
         )
 
     def _feed(self, sequence: SequenceView, known: _Known, count: int) -> None:
@@ -143,6 +156,10 @@ class SuffixDrafter:
             siblings.append(number)
         known = self._known[sequence.key] = _Known(number, first)
         return known
+
+
+def _share(threshold: float, share: float, bounds: tuple[float, float]) -> float:
+    return min(max(share * threshold, bounds[0]), bounds[1])
 
 
 def _drafted_for(sequence: SequenceView) -> bool:
