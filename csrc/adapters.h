@@ -12,19 +12,22 @@ namespace paceline {
 // The update of one weight by one adapter: y += scale * B (A x). Both matrices lie in tiles of 16 of their outputs, so
 // that products are chains of multiply-adds on whole vectors; numbers are bfloat16, or float32 where `wide`.
 struct LoraPart {
-  int rank = 0;  // 0: the adapter leaves the weight as it is
-  int inputs = 0, outs = 0;
+  int rank = 0;    // rounded up to a multiple of 2; 0: the adapter leaves the weight as it is
+  int inputs = 0;  // rounded up to a multiple of 8
   bool wide = false;
   float scale = 0.0f;
-  const uint8_t* a = nullptr;  // [rank / 16][inputs][16], filled up with zeros
-  const uint8_t* b = nullptr;  // [outs / 16][rank][16], filled up with zeros
+  const uint8_t* a = nullptr;  // [rank / 16][inputs / 2][16][2], filled up with zeros; float32: [..][2][16]
+  const uint8_t* b = nullptr;  // [outs / 16][rank / 2][16][2], likewise
 
   int tiles() const { return (rank + kTile - 1) / kTile; }  // of the rank
-  int item() const { return wide ? 4 : 2; }
+  size_t a_tile_bytes() const { return static_cast<size_t>(inputs) * kTile * (wide ? 4 : 2); }
+  size_t b_tile_bytes() const { return static_cast<size_t>(rank) * kTile * (wide ? 4 : 2); }
+  const uint8_t* a_tile(int tile) const { return a + tile * a_tile_bytes(); }
+  const uint8_t* b_tile(int tile) const { return b + tile * b_tile_bytes(); }
 };
 
 struct Adapter {
-  std::vector<LoraPart> parts;  // by site, a number that the recorder gives each weight
+  std::vector<LoraPart> parts;  // by site, a number that the backend gives each weight
   Arena arena;
 
   static const LoraPart& nothing();

@@ -133,10 +133,10 @@ void run(Program& p, Ints token_ids, Ints positions, Ints row_starts, Ints conte
 
 // A part: site, scale, A [rank, in], B [out, rank]; both matrices of float32, or of bfloat16 seen as uint16.
 template <class T>
-using Halves = nb::ndarray<const T, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Numbers = nb::ndarray<const T, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
 template <class T>
-LoraView lora_view(int site, float scale, const Halves<T>& a, const Halves<T>& b) {
+LoraView lora_view(int site, float scale, const Numbers<T>& a, const Numbers<T>& b) {
   if (a.shape(0) != b.shape(1) || a.shape(0) == 0) throw std::invalid_argument("A and B must have one rank");
   return {site, static_cast<int>(a.shape(0)), static_cast<int>(a.shape(1)), static_cast<int>(b.shape(0)),
           sizeof(T) == 4, scale, reinterpret_cast<const uint8_t*>(a.data()),
@@ -144,8 +144,8 @@ LoraView lora_view(int site, float scale, const Halves<T>& a, const Halves<T>& b
 }
 
 void bind_adapters(nb::module_& m) {
-  using Wide = std::tuple<int, float, Halves<float>, Halves<float>>;
-  using Half = std::tuple<int, float, Halves<uint16_t>, Halves<uint16_t>>;
+  using Wide = std::tuple<int, float, Numbers<float>, Numbers<float>>;
+  using Half = std::tuple<int, float, Numbers<uint16_t>, Numbers<uint16_t>>;
   nb::class_<Adapters>(m, "Adapters")
       .def(nb::init<int>())
       .def("load", [](Adapters& adapters, int index, const std::vector<std::variant<Wide, Half>>& parts) {

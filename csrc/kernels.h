@@ -13,7 +13,7 @@ struct Kernels {
   void (*rope_table)(const Rope&, const Step&, int row);
   void (*linear)(const LinearOp&, const Step&, int first_tile, int last_tile);
   void (*gated)(const GatedOp&, const Step&, int first_pair, int last_pair);
-  void (*shrink)(const std::vector<int>& sites, const Rows& x, const Step&, int first, int last, float* scratch);
+  void (*shrink)(const Rows& x, const Step&, int first_item, int last_item, float* scratch);
   void (*store_kv)(CacheType, const AttentionOp&, const Step&, const std::vector<Rope>&, int row, int kv_head);
   void (*attention)(CacheType, const AttentionOp&, const Step&, int task, int kv_head, float* scratch);
   void (*attention_split)(CacheType, const AttentionOp&, const Step&, int task, int kv_head, int split, float* scratch,

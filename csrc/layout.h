@@ -105,12 +105,20 @@ struct AttentionTask {
 };
 
 struct Adapter;  // adapters.h
+struct LoraPart;
 
 // Up to a block of rows that share an adapter.
 struct AdapterRows {
   const Adapter* adapter = nullptr;
   int count = 0;
   int rows[kRowBlock];
+};
+
+// One tile of 16 ranks of A x for the rows of a group; the results of the part stand from `column` on.
+struct ShrinkItem {
+  const AdapterRows* group;
+  const LoraPart* part;
+  int tile, column;
 };
 
 // One step's input (see Batch in backends/base.py) and what is derived from it once a step.
@@ -132,10 +140,13 @@ struct Step {
   float* hidden = nullptr;  // captured activations of all rows, or null
   const float* inputs = nullptr;  // rows that the caller gives, or null
 
-  std::vector<const Adapter*> row_adapters;  // [rows] null: the base model; empty where all are
-  std::vector<AdapterRows> adapter_rows;
+  std::vector<AdapterRows> step_groups;   // the rows of each adapter; empty where all rows are of the base model
+  std::vector<AdapterRows> block_groups;  // the same within each block of rows
+  std::vector<int> group_starts;          // [blocks + 1] in block_groups
+  std::vector<ShrinkItem> shrinks;        // of the open op
   float* shrunk = nullptr;  // of the open op: [row][ranks of the op's weights side by side, each in whole tiles]
-  int shrunk_width = 0, shrink_tiles = 0;
+  int shrunk_width = 0;
+  bool has_adapters() const { return !step_groups.empty(); }
   float* shrunk_row(int row) const { return shrunk + static_cast<size_t>(row) * shrunk_width; }
 
   std::vector<AttentionTask> tasks;

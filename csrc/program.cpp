@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <stdexcept>
+#include <tuple>
 
 namespace paceline {
 namespace {
@@ -145,7 +146,7 @@ void Program::seal() {
       if (l) l->sites = sites_of({l->weight});
       if (g) g->sites = sites_of({g->gate, g->up});
       if ((l && !l->sites.empty()) || (g && !g->sites.empty())) {
-        shrink = std::max<size_t>(shrink, kRowBlock * (l ? l->x : g->x).padded);
+        shrink = std::max<size_t>(shrink, kRowBlock * 3 / 2 * (l ? l->x : g->x).padded);
         stages_.push_back({op, Part::Shrink});
       }
       stages_.push_back({op, Part::Whole});
@@ -181,7 +182,7 @@ void Program::plan(Step& s) {
   if (s.splits > 1) partials_.resize(std::max(partials_.size(), units * s.splits * partial_floats(*first)));
 }
 
-// Gathers the rows of each adapter, so that a step reads its weights once.
+// Groups the rows of each adapter, so that a step reads its weights once.
 void Program::plan_adapters(Step& s) {
   if (!s.adapters) return;
   std::vector<std::pair<int, int>> rows;  // slot, row
@@ -189,31 +190,44 @@ void Program::plan_adapters(Step& s) {
     for (int r = s.row_starts[q]; s.adapters[q] >= 0 && r < s.row_starts[q + 1]; ++r)
       rows.emplace_back(s.adapters[q], r);
   if (rows.empty()) return;
-  std::stable_sort(rows.begin(), rows.end(), [](auto& a, auto& b) { return a.first < b.first; });
-  s.row_adapters.assign(s.rows, nullptr);
-  for (const auto& [slot, row] : rows) {
-    const Adapter* adapter = &adapters_->at(slot);
-    s.row_adapters[row] = adapter;
-    if (s.adapter_rows.empty() || s.adapter_rows.back().adapter != adapter || s.adapter_rows.back().count == kRowBlock)
-      s.adapter_rows.push_back({adapter, 0, {}});
-    AdapterRows& block = s.adapter_rows.back();
-    block.rows[block.count++] = row;
-  }
+  const auto group = [&](std::vector<AdapterRows>& groups, int rows_a_block) {
+    std::sort(rows.begin(), rows.end(), [&](const auto& a, const auto& b) {
+      return std::tuple(a.second / rows_a_block, a.first, a.second) <
+             std::tuple(b.second / rows_a_block, b.first, b.second);
+    });
+    for (const auto& [slot, row] : rows) {
+      const Adapter* adapter = &adapters_->at(slot);
+      const AdapterRows* last = groups.empty() ? nullptr : &groups.back();
+      if (!last || last->adapter != adapter || last->count == kRowBlock ||
+          last->rows[0] / rows_a_block != row / rows_a_block)
+        groups.push_back({adapter, 0, {}});
+      groups.back().rows[groups.back().count++] = row;
+    }
+  };
+  group(s.step_groups, s.rows);
+  group(s.block_groups, kRowBlock);
+  s.group_starts.assign(divide_up(s.rows, kRowBlock) + 1, 0);
+  for (const AdapterRows& g : s.block_groups) ++s.group_starts[g.rows[0] / kRowBlock + 1];
+  for (size_t b = 1; b < s.group_starts.size(); ++b) s.group_starts[b] += s.group_starts[b - 1];
 }
 
-// Lays out the step's A x of one op; gives the number of pieces that it is computed in.
-int Program::shrink_items(const std::vector<int>& sites) {
-  int tiles = 0;
-  for (const AdapterRows& block : step_.adapter_rows) {
-    int own = 0;
-    for (const int site : sites) own += block.adapter->part(site).tiles();
-    tiles = std::max(tiles, own);
+// The pieces in which A x of an op is computed, those of one adapter one behind the other; gives their number.
+int Program::open_shrink(const Op& op) {
+  const auto* l = std::get_if<LinearOp>(&op);
+  step_.shrinks.clear();
+  step_.shrunk_width = 0;
+  for (const AdapterRows& group : step_.step_groups) {
+    int column = 0;
+    for (const int site : l ? l->sites : std::get<GatedOp>(op).sites) {
+      const LoraPart& part = group.adapter->part(site);
+      for (int tile = 0; tile < part.tiles(); ++tile) step_.shrinks.push_back({&group, &part, tile, column});
+      column += part.tiles() * kTile;
+    }
+    step_.shrunk_width = std::max(step_.shrunk_width, column);
   }
-  step_.shrink_tiles = tiles;
-  step_.shrunk_width = tiles * kTile;
   shrunk_.resize(std::max(shrunk_.size(), static_cast<size_t>(step_.rows) * step_.shrunk_width));
   step_.shrunk = shrunk_.data();
-  return static_cast<int>(step_.adapter_rows.size()) * tiles;
+  return static_cast<int>(step_.shrinks.size());
 }
 
 void Program::run(Step step) {
@@ -260,9 +274,8 @@ int Program::items(Stage& stage) {
     return items;
   };
   if (stage.part == Part::Shrink) {
-    if (step_.adapter_rows.empty()) return 0;
-    const auto* l = std::get_if<LinearOp>(&op);
-    return cut(shrink_items(l ? l->sites : std::get<GatedOp>(op).sites), 3);
+    const int items = open_shrink(op);
+    return items ? cut(items, 2) : 0;
   }
   if (auto* r = std::get_if<RowwiseOp>(&op)) return cut(r->select ? step_.logit_rows : rows, 4);
   if (auto* l = std::get_if<LinearOp>(&op)) {
@@ -332,9 +345,8 @@ void Program::ahead(int index, int thread) {
 void Program::run_item_range(const Stage& stage, int first, int last, int thread) {
   Op& op = ops_[stage.op];
   if (stage.part == Part::Shrink) {
-    const auto shrink = [&](const auto& o) { kernels_.shrink(o.sites, o.x, step_, first, last, scratch(thread)); };
-    if (auto* l = std::get_if<LinearOp>(&op)) return shrink(*l);
-    return shrink(std::get<GatedOp>(op));
+    const auto* l = std::get_if<LinearOp>(&op);
+    return kernels_.shrink(l ? l->x : std::get<GatedOp>(op).x, step_, first, last, scratch(thread));
   }
   if (auto* l = std::get_if<LinearOp>(&op)) return kernels_.linear(*l, step_, first, last);
   if (auto* g = std::get_if<GatedOp>(&op)) return kernels_.gated(*g, step_, first, last);

@@ -77,9 +77,9 @@ class Program final : public Stages {
   };
 
   void plan(Step& step);
-  void plan_adapters(Step& step);
-  int shrink_items(const std::vector<int>& sites);
   void find_best();
+  void plan_adapters(Step& step);
+  int open_shrink(const Op& op);
   int items(Stage& stage);
   void run_item_range(const Stage& stage, int first, int last, int thread);
   void attend(const AttentionOp& op, Part part, int item, int thread);

@@ -1,5 +1,5 @@
-// Updates of adapters: h = scale * A x for the rows of each adapter, then B h on top of the base product's sums. Both
-// sums run in an order that depends on the row alone.
+// Updates of adapters: h = scale * A x for the rows of each adapter ("shrink"), then B h on top of the base product's
+// sums ("expand"). Both sums run in an order that depends on the row alone.
 #pragma once
 
 #include "../adapters.h"
@@ -7,18 +7,36 @@
 
 namespace PACELINE_ISA {
 
-// Sums that A x is made of, input k going to sum k % 4: one chain would wait for its own additions. Few rows at a time
-// keep all sums in registers.
-constexpr int kShrinkChains = 4, kShrinkRows = PACELINE_MAX_ROWS / 2;
+// A x is made of several sums, inputs 2k and 2k + 1 going to sum k % 4: one chain would wait for its own additions. Few
+// rows at a time keep all sums in registers.
+constexpr int kShrinkChains = 4, kAdapterRows = PACELINE_MAX_ROWS / 2;
 
+// acc + two neighbouring columns of 16 rows of A or B times two activations. Beside bfloat16 numbers activations are
+// rounded to bfloat16 where the variant does so for weights, too.
 template <bool WIDE>
-inline F load_number(const uint8_t* p, size_t i) {
-  if constexpr (WIDE) return load(reinterpret_cast<const float*>(p) + i);
-  else return load_bf16(reinterpret_cast<const uint16_t*>(p) + i);
+inline F add_pair(F acc, const uint8_t* line, const float* x, const uint16_t* rounded) {
+  if constexpr (WIDE) {
+    acc = fma(load(reinterpret_cast<const float*>(line)), set1(x[0]), acc);
+    return fma(load(reinterpret_cast<const float*>(line) + kTile), set1(x[1]), acc);
+  } else {
+    return dot_bf16(acc, reinterpret_cast<const uint16_t*>(line), rounded, x);
+  }
 }
 
-// A row as the base product reads it.
-inline void unpack_activations(const Rows& x, int row, float* to) {
+template <bool WIDE>
+constexpr int kPairBytes = 2 * kTile * (WIDE ? 4 : 2);
+
+// Rows as the base product reads them: floats, and behind those of a row the same rounded where the variant does that.
+struct Unpacked {
+  float* data;
+  int padded;
+
+  float* exact(int row) const { return data + row * (padded + padded / 2); }
+  uint16_t* rounded(int row) const { return reinterpret_cast<uint16_t*>(exact(row) + padded); }
+  Unpacked from(int row) const { return {exact(row), padded}; }
+};
+
+inline void unpack_activations(const Rows& x, int row, float* to, uint16_t* rounded) {
   const int block = row / kRowBlock, slot = row % kRowBlock;
   if (x.dense) {
     const float* from = x.dense + static_cast<size_t>(block) * x.padded * kRowBlock + slot;
@@ -37,101 +55,118 @@ inline void unpack_activations(const Rows& x, int row, float* to) {
       __builtin_memcpy(to + k, &bits, 4);
     }
   }
+  if constexpr (kBf16Activations)
+    for (int k = 0; k < x.padded; k += 16) round_bf16(to + k, rounded + k);
 }
 
-// One tile of the rank for R rows, `stride` floats apart.
+// The results of one row for one part: floats, or in the first half of their place the same rounded.
+template <bool WIDE>
+inline void store_shrunk(float* part, int tile, F v) {
+  if constexpr (WIDE || !kBf16Activations) {
+    store(part + tile * kTile, v);
+  } else {
+    alignas(64) float exact[kTile];
+    store(exact, v);
+    round_bf16(exact, reinterpret_cast<uint16_t*>(part) + tile * kTile);
+  }
+}
+
+// One tile of the rank for R rows.
 template <int R, bool WIDE>
-inline void shrink_tile(const LoraPart& part, const uint8_t* a, const float* x, int stride, float* const* out) {
+inline void shrink_tile(const LoraPart& part, int tile, Unpacked x, float* const* out) {
+  const uint8_t* a = part.a_tile(tile);
   F sums[R][kShrinkChains];
   for (int r = 0; r < R; ++r)
     for (int c = 0; c < kShrinkChains; ++c) sums[r][c] = zero();
-  int k = 0;
-  for (; k + kShrinkChains <= part.inputs; k += kShrinkChains) {
-    const uint8_t* line = a + static_cast<size_t>(k) * kTile * (WIDE ? 4 : 2);
-    prefetch_ahead<kShrinkChains * kTile * (WIDE ? 4 : 2)>(line);
-    for (int c = 0; c < kShrinkChains; ++c) {
-      const F w = load_number<WIDE>(line, c * kTile);
-      for (int r = 0; r < R; ++r) sums[r][c] = fma(w, set1(x[r * stride + k + c]), sums[r][c]);
-    }
-  }
-  for (; k < part.inputs; ++k) {
-    const F w = load_number<WIDE>(a, static_cast<size_t>(k) * kTile);
-    for (int r = 0; r < R; ++r) sums[r][k % kShrinkChains] = fma(w, set1(x[r * stride + k]), sums[r][k % kShrinkChains]);
+  for (int k = 0; k < part.inputs;) {
+    prefetch_ahead<kShrinkChains * kPairBytes<WIDE>>(a);
+    for (int c = 0; c < kShrinkChains; ++c, k += 2, a += kPairBytes<WIDE>)
+      for (int r = 0; r < R; ++r) sums[r][c] = add_pair<WIDE>(sums[r][c], a, x.exact(r) + k, x.rounded(r) + k);
   }
   for (int r = 0; r < R; ++r) {
     const F total = add(add(sums[r][0], sums[r][1]), add(sums[r][2], sums[r][3]));
-    store(out[r], mul(total, set1(part.scale)));
+    store_shrunk<WIDE>(out[r], tile, mul(total, set1(part.scale)));
   }
 }
 
-// The weight of an op that has a tile of the op's ranks, laid side by side; `tile` becomes the tile of its own rank.
-inline const LoraPart* part_of_tile(const Adapter& adapter, const std::vector<int>& sites, int& tile) {
-  for (const int site : sites) {
-    const LoraPart& part = adapter.part(site);
-    if (tile < part.tiles()) return &part;
-    tile -= part.tiles();
-  }
-  return nullptr;
-}
-
-// Items [first, last): tiles of the rank for each block of rows that share an adapter. `scratch` holds a block of rows.
-inline void run_shrink(const std::vector<int>& sites, const Rows& x, const Step& step, int first, int last,
-                       float* scratch) {
+// Items [first, last) of step.shrinks: tiles of the rank for each group of rows that share an adapter. `scratch` holds
+// 12 padded rows of floats.
+inline void run_shrink(const Rows& x, const Step& step, int first, int last, float* scratch) {
+  const Unpacked rows{scratch, x.padded};
   const AdapterRows* unpacked = nullptr;
-  for (int item = first; item < last; ++item) {
-    const AdapterRows& block = step.adapter_rows[item / step.shrink_tiles];
-    int tile = item % step.shrink_tiles;
-    const int column = tile * kTile;
-    const LoraPart* part = part_of_tile(*block.adapter, sites, tile);
-    if (!part) continue;
-    if (unpacked != &block)
-      for (int r = 0; r < block.count; ++r) unpack_activations(x, block.rows[r], scratch + r * x.padded);
-    unpacked = &block;
-    const uint8_t* a = part->a + static_cast<size_t>(tile) * part->inputs * kTile * part->item();
-    for (int r = 0; r < block.count; r += kShrinkRows)
-      with_count<kShrinkRows>(std::min(kShrinkRows, block.count - r), [&](auto count) {
-        float* out[kShrinkRows];
-        for (int i = 0; i < count(); ++i) out[i] = step.shrunk_row(block.rows[r + i]) + column;
-        const float* rows = scratch + r * x.padded;
-        if (part->wide) shrink_tile<count(), true>(*part, a, rows, x.padded, out);
-        else shrink_tile<count(), false>(*part, a, rows, x.padded, out);
+  for (const ShrinkItem *item = &step.shrinks[first], *end = item + (last - first); item < end; ++item) {
+    const LoraPart& part = *item->part;
+    const AdapterRows& group = *item->group;
+    if (unpacked != &group)
+      for (int r = 0; r < group.count; ++r) unpack_activations(x, group.rows[r], rows.exact(r), rows.rounded(r));
+    unpacked = &group;
+    for (int done = 0; done < group.count; done += kAdapterRows)
+      with_count<kAdapterRows>(std::min(kAdapterRows, group.count - done), [&](auto count) {
+        float* out[kAdapterRows];
+        for (int r = 0; r < count(); ++r) out[r] = step.shrunk_row(group.rows[done + r]) + item->column;
+        if (part.wide) shrink_tile<count(), true>(part, item->tile, rows.from(done), out);
+        else shrink_tile<count(), false>(part, item->tile, rows.from(done), out);
       });
   }
 }
 
 template <int R, bool WIDE>
-inline void expand_tile(const LoraPart& part, int tile, const float* h, int stride, F* acc) {
-  const uint8_t* b = part.b + static_cast<size_t>(tile) * part.rank * kTile * (WIDE ? 4 : 2);
+inline void expand_tile(const LoraPart& part, int tile, const float* const* h, F* const* acc) {
+  const uint8_t* b = part.b_tile(tile);
   F sums[R];
   for (int r = 0; r < R; ++r) sums[r] = zero();
-  for (int j = 0; j < part.rank; ++j) {
-    const F w = load_number<WIDE>(b, static_cast<size_t>(j) * kTile);
-    for (int r = 0; r < R; ++r) sums[r] = fma(w, set1(h[r * stride + j]), sums[r]);
-  }
-  for (int r = 0; r < R; ++r) acc[r] = add(acc[r], sums[r]);
+  for (int j = 0; j < part.rank; j += 2, b += kPairBytes<WIDE>)
+    for (int r = 0; r < R; ++r)
+      sums[r] = add_pair<WIDE>(sums[r], b, h[r] + j, reinterpret_cast<const uint16_t*>(h[r]) + j);
+  for (int r = 0; r < R; ++r) *acc[r] = add(*acc[r], sums[r]);
 }
 
-// acc[t * kRowBlock + r] += the update of row `row + r` in tile `tile + t` of the weight sites[index]. Rows of one
-// adapter that stand together share the reading of B.
-inline void expand(const std::vector<int>& sites, size_t index, const Step& step, int tile, int count, int row,
-                   int rows, F* acc) {
-  if (step.row_adapters.empty() || sites.empty()) return;
-  for (int r = 0, same = 1; r < rows; r += same) {
-    const Adapter* adapter = step.row_adapters[row + r];
-    for (same = 1; same < kShrinkRows && r + same < rows && step.row_adapters[row + r + same] == adapter;) ++same;
-    if (!adapter) continue;
-    const LoraPart& part = adapter->part(sites[index]);
+// The updates of `count` tiles from `tile` on of the weight sites[index], for one block of rows;
+// acc[t * kRowBlock + r] are the sums of its row r and tile t.
+inline void expand(const std::vector<int>& sites, size_t index, const Step& step, int tile, int count, int block,
+                   F* acc) {
+  if (!step.has_adapters() || sites.empty()) return;
+  for (int g = step.group_starts[block]; g < step.group_starts[block + 1]; ++g) {
+    const AdapterRows& group = step.block_groups[g];
+    const LoraPart& part = group.adapter->part(sites[index]);
     if (part.rank == 0) continue;
-    const float* h = step.shrunk_row(row + r);
-    for (size_t i = 0; i < index; ++i) h += adapter->part(sites[i]).tiles() * kTile;
-    with_count<kShrinkRows>(same, [&](auto together) {
-      for (int t = 0; t < count; ++t) {
-        F* to = acc + t * kRowBlock + r;
-        if (part.wide) expand_tile<together(), true>(part, tile + t, h, step.shrunk_width, to);
-        else expand_tile<together(), false>(part, tile + t, h, step.shrunk_width, to);
-      }
-    });
+    int column = 0;
+    for (size_t i = 0; i < index; ++i) column += group.adapter->part(sites[i]).tiles() * kTile;
+    for (int done = 0; done < group.count; done += kAdapterRows)
+      with_count<kAdapterRows>(std::min(kAdapterRows, group.count - done), [&](auto rows) {
+        const float* h[kAdapterRows];
+        F* to[kAdapterRows];
+        for (int r = 0; r < rows(); ++r) {
+          h[r] = step.shrunk_row(group.rows[done + r]) + column;
+          to[r] = acc + group.rows[done + r] % kRowBlock;
+        }
+        for (int t = 0; t < count; ++t) {
+          if (part.wide) expand_tile<rows(), true>(part, tile + t, h, to);
+          else expand_tile<rows(), false>(part, tile + t, h, to);
+          for (int r = 0; r < rows(); ++r) to[r] += kRowBlock;
+        }
+      });
   }
 }
+
+// Asks for what expand() will read of a weight, tile by tile while the base products run: behind them memory has time,
+// and a burst for many tiles would stall them.
+struct ExpandAhead {
+  const Step* step;
+  int site;
+  int tile;
+
+  void operator()(int t) const {
+    const Adapter* last = nullptr;
+    for (const AdapterRows& group : step->step_groups) {
+      if (group.adapter == last) continue;
+      last = group.adapter;
+      const LoraPart& part = last->part(site);
+      const uint8_t* b = part.b_tile(tile + t);
+      for (size_t i = 0; i < part.b_tile_bytes(); i += 64)
+        _mm_prefetch(reinterpret_cast<const char*>(b + i), _MM_HINT_T1);
+    }
+  }
+};
 
 }  // namespace PACELINE_ISA

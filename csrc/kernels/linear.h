@@ -116,13 +116,16 @@ inline void tile_bf16(const Segment& s, const uint8_t* tile, const Rows& x, int 
 
 // R rows of a block from `slot` on, times `count` tiles from `tile` on; acc[t * kRowBlock + r] is row r of tile t.
 // The loop over tiles is innermost but one: a short tile should not pay for choosing its kernel.
+// `ahead` is called before each tile.
 template <int R>
-void tile_products(const Segment& s, int tile, int count, const Rows& x, int block, int slot, F* acc) {
+void tile_products(const Segment& s, int tile, int count, const Rows& x, int block, int slot, F* acc,
+                   const ExpandAhead* ahead) {
   const uint8_t* data = s.data + static_cast<size_t>(tile) * s.tile_bytes;
   const QuantGroup* quant = x.quant + static_cast<size_t>(block) * x.groups();
   const float* dense = x.dense + static_cast<size_t>(block) * x.padded * kRowBlock;
   const auto each = [&](auto product) {
     for (int t = 0; t < count; ++t, data += s.tile_bytes, acc += kRowBlock) {
+      if (ahead) (*ahead)(t);
       F sums[R];
       for (int r = 0; r < R; ++r) sums[r] = zero();
       product(sums);
@@ -153,10 +156,12 @@ void tile_products(const Segment& s, int tile, int count, const Rows& x, int blo
 }
 
 // Any number of rows of one block, in pieces of at most PACELINE_MAX_ROWS.
-inline void block_products(const Segment& s, int tile, int count, const Rows& x, int block, int rows, F* acc) {
+inline void block_products(const Segment& s, int tile, int count, const Rows& x, int block, int rows, F* acc,
+                           const ExpandAhead* ahead = nullptr) {
   for (int slot = 0; slot < rows; slot += PACELINE_MAX_ROWS)
-    with_count<PACELINE_MAX_ROWS>(std::min(rows - slot, PACELINE_MAX_ROWS),
-                                  [&](auto r) { tile_products<r()>(s, tile, count, x, block, slot, acc + slot); });
+    with_count<PACELINE_MAX_ROWS>(std::min(rows - slot, PACELINE_MAX_ROWS), [&](auto r) {
+      tile_products<r()>(s, tile, count, x, block, slot, acc + slot, slot == 0 ? ahead : nullptr);
+    });
 }
 
 inline void store_outputs(const LinearOp& op, const Step& step, int row, int column, int count, F v) {
@@ -214,10 +219,13 @@ inline void run_linear(const LinearOp& op, const Step& step, int first, int last
   F acc[kTilesAtOnce * kRowBlock];
   for (int row = 0; row < rows; row += kRowBlock) {
     const int in_block = std::min(kRowBlock, rows - row);
+    const bool first_block = row == 0 && step.has_adapters();
     Tops tops;
     for_tiles(*op.weight, first, last, [&](const Segment& s, int tile, int count) {
-      block_products(s, tile, count, op.x, row / kRowBlock, in_block, acc);
-      expand(op.sites, &s - op.weight->segments.data(), step, tile, count, row, in_block, acc);
+      const size_t segment = &s - op.weight->segments.data();
+      const ExpandAhead ahead{&step, s.site, tile};
+      block_products(s, tile, count, op.x, row / kRowBlock, in_block, acc, first_block ? &ahead : nullptr);
+      expand(op.sites, segment, step, tile, count, row / kRowBlock, acc);
       for (int t = 0; t < count; ++t) {
         const int column = (tile + t) * kTile, outs = std::min(kTile, s.outs - column);
         for (int r = 0; r < in_block; ++r)
@@ -234,17 +242,19 @@ inline void run_linear(const LinearOp& op, const Step& step, int first, int last
 }
 
 // Pairs of tiles [first, last) (32 outputs each) of activation(gate) * up for the rows of one row block.
-// update(tile, count, gates, ups) changes the products before the activation.
+// update(tile, count, gates, ups) changes the products before the activation; the weights that it will read are asked
+// for where `ahead` is not null.
 template <class Update>
 inline void gated_rows(const Matrix& gate, const Matrix& up, Act act, const Rows& x, const Rows& out, int want,
-                       int block, int rows, int first, int last, Update update) {
+                       int block, int rows, int first, int last, const Step* ahead, Update update) {
   const Segment &g = gate.segments[0], &u = up.segments[0];
   F gates[kTilesAtOnce * kRowBlock], ups[kTilesAtOnce * kRowBlock];
   alignas(64) float values[kTilesAtOnce * kTile];
   for (int tile = 2 * first; tile < std::min(2 * last, g.tiles); tile += kTilesAtOnce) {
     const int count = std::min({kTilesAtOnce, 2 * last - tile, g.tiles - tile});
-    block_products(g, tile, count, x, block, rows, gates);
-    block_products(u, tile, count, x, block, rows, ups);
+    const ExpandAhead gate_ahead{ahead, g.site, tile}, up_ahead{ahead, u.site, tile};
+    block_products(g, tile, count, x, block, rows, gates, ahead ? &gate_ahead : nullptr);
+    block_products(u, tile, count, x, block, rows, ups, ahead ? &up_ahead : nullptr);
     update(tile, count, gates, ups);
     for (int r = 0; r < rows; ++r) {
       for (int t = 0; t < count; ++t)
@@ -259,11 +269,12 @@ inline void gated_rows(const Matrix& gate, const Matrix& up, Act act, const Rows
 inline void run_gated(const GatedOp& op, const Step& step, int first, int last) {
   [[maybe_unused]] const MatrixUnit unit(step.rows);
   for (int row = 0; row < step.rows; row += kRowBlock) {
-    const int in_block = std::min(kRowBlock, step.rows - row);
-    gated_rows(*op.gate, *op.up, static_cast<Act>(op.activation), op.x, op.out, op.want, row / kRowBlock, in_block,
-               first, last, [&](int tile, int count, F* gates, F* ups) {
-                 expand(op.sites, 0, step, tile, count, row, in_block, gates);
-                 expand(op.sites, 1, step, tile, count, row, in_block, ups);
+    const int block = row / kRowBlock;
+    gated_rows(*op.gate, *op.up, static_cast<Act>(op.activation), op.x, op.out, op.want, block,
+               std::min(kRowBlock, step.rows - row), first, last, row == 0 && step.has_adapters() ? &step : nullptr,
+               [&](int tile, int count, F* gates, F* ups) {
+                 expand(op.sites, 0, step, tile, count, block, gates);
+                 expand(op.sites, 1, step, tile, count, block, ups);
                });
   }
 }

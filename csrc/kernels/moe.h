@@ -55,7 +55,7 @@ inline void expert_gated(const MoeOp& op, int expert, int first, int last) {
   for (int row = 0; row < rows; row += kRowBlock)
     gated_rows(*op.gate[expert], *op.up[expert], static_cast<Act>(op.activation), op.gathered, op.hidden,
                op.hidden_want, (start + row) / kRowBlock, std::min(kRowBlock, rows - row), first, last,
-               [](int, int, F*, F*) {});
+               nullptr, [](int, int, F*, F*) {});
 }
 
 inline void expert_down(const MoeOp& op, int expert, int first, int last) {

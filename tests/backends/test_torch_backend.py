@@ -120,7 +120,7 @@ def test_reading_a_released_block_is_caught() -> None:
 
 def test_the_soft_cap_bounds_the_logits() -> None:
     ops = TorchOps(make_backend(), make_batch(2))
-    ops.logits(noise(2, 8) * 100, noise(5, 8), scale=0.5, softcap=3.0)
+    ops.logits(noise(2, 8) * 100, matrix(noise(5, 8)), scale=0.5, softcap=3.0)
     assert ops.output is not None
     assert 2.9 < ops.output.abs().max() <= 3.0
 
@@ -140,7 +140,7 @@ def test_a_program_refuses_more_rows_than_it_was_compiled_for() -> None:
     backend, table = make_backend(), noise(8, 4)
 
     def build(ops: Ops) -> None:
-        ops.logits(ops.select(ops.embed(table, 2.0)), table)
+        ops.logits(ops.select(ops.embed(matrix(table), 2.0)), matrix(table))
 
     program = backend.compile(build, max_rows=3)
     logits = program.run(make_batch(3)).logits

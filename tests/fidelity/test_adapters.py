@@ -28,7 +28,7 @@ VARIANTS = [
 TOLERANCE = 2e-5  # of the largest logit
 
 #: Slot, rank and alpha of each adapter. A rank that fills two vectors, one that does not fill one, and 1.
-ADAPTERS = [(5, 24, 12.0), (0, 3, 6.0), (63, 1, 0.5)]
+ADAPTERS = [(5, 24, 12.0), (0, 3, 3.0), (63, 1, 0.5)]
 SLOT_OF = {0: 5, 1: 0, 3: 63}  # sequence 2 has the base model
 STEPS = [
     [(0, 9), (2, 3)],
