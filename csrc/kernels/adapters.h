@@ -123,9 +123,8 @@ inline void expand_tile(const LoraPart& part, int tile, const float* const* h, F
 
 // The updates of `count` tiles from `tile` on of the weight sites[index], for one block of rows;
 // acc[t * kRowBlock + r] are the sums of its row r and tile t.
-inline void expand(const std::vector<int>& sites, size_t index, const Step& step, int tile, int count, int block,
-                   F* acc) {
-  if (!step.has_adapters() || sites.empty()) return;
+__attribute__((noinline)) inline void expand(const std::vector<int>& sites, size_t index, const Step& step, int tile,
+                                            int count, int block, F* acc) {
   for (int g = step.group_starts[block]; g < step.group_starts[block + 1]; ++g) {
     const AdapterRows& group = step.block_groups[g];
     const LoraPart& part = group.adapter->part(sites[index]);
@@ -149,24 +148,17 @@ inline void expand(const std::vector<int>& sites, size_t index, const Step& step
   }
 }
 
-// Asks for what expand() will read of a weight, tile by tile while the base products run: behind them memory has time,
-// and a burst for many tiles would stall them.
-struct ExpandAhead {
-  const Step* step;
-  int site;
-  int tile;
-
-  void operator()(int t) const {
-    const Adapter* last = nullptr;
-    for (const AdapterRows& group : step->step_groups) {
-      if (group.adapter == last) continue;
-      last = group.adapter;
-      const LoraPart& part = last->part(site);
-      const uint8_t* b = part.b_tile(tile + t);
-      for (size_t i = 0; i < part.b_tile_bytes(); i += 64)
-        _mm_prefetch(reinterpret_cast<const char*>(b + i), _MM_HINT_T1);
-    }
+// Asks for what expand() will read of one tile of a weight.
+inline void prefetch_expand(int site, const Step& step, int tile) {
+  const Adapter* last = nullptr;
+  for (const AdapterRows& group : step.step_groups) {
+    if (group.adapter == last) continue;
+    last = group.adapter;
+    const LoraPart& part = last->part(site);
+    const uint8_t* b = part.b_tile(tile);
+    for (size_t i = 0; i < part.b_tile_bytes(); i += 64)
+      _mm_prefetch(reinterpret_cast<const char*>(b + i), _MM_HINT_T1);
   }
-};
+}
 
 }  // namespace PACELINE_ISA

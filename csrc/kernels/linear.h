@@ -116,16 +116,13 @@ inline void tile_bf16(const Segment& s, const uint8_t* tile, const Rows& x, int 
 
 // R rows of a block from `slot` on, times `count` tiles from `tile` on; acc[t * kRowBlock + r] is row r of tile t.
 // The loop over tiles is innermost but one: a short tile should not pay for choosing its kernel.
-// `ahead` is called before each tile.
 template <int R>
-void tile_products(const Segment& s, int tile, int count, const Rows& x, int block, int slot, F* acc,
-                   const ExpandAhead* ahead) {
+void tile_products(const Segment& s, int tile, int count, const Rows& x, int block, int slot, F* acc) {
   const uint8_t* data = s.data + static_cast<size_t>(tile) * s.tile_bytes;
   const QuantGroup* quant = x.quant + static_cast<size_t>(block) * x.groups();
   const float* dense = x.dense + static_cast<size_t>(block) * x.padded * kRowBlock;
   const auto each = [&](auto product) {
     for (int t = 0; t < count; ++t, data += s.tile_bytes, acc += kRowBlock) {
-      if (ahead) (*ahead)(t);
       F sums[R];
       for (int r = 0; r < R; ++r) sums[r] = zero();
       product(sums);
@@ -156,12 +153,20 @@ void tile_products(const Segment& s, int tile, int count, const Rows& x, int blo
 }
 
 // Any number of rows of one block, in pieces of at most PACELINE_MAX_ROWS.
-inline void block_products(const Segment& s, int tile, int count, const Rows& x, int block, int rows, F* acc,
-                           const ExpandAhead* ahead = nullptr) {
+inline void block_products(const Segment& s, int tile, int count, const Rows& x, int block, int rows, F* acc) {
   for (int slot = 0; slot < rows; slot += PACELINE_MAX_ROWS)
-    with_count<PACELINE_MAX_ROWS>(std::min(rows - slot, PACELINE_MAX_ROWS), [&](auto r) {
-      tile_products<r()>(s, tile, count, x, block, slot, acc + slot, slot == 0 ? ahead : nullptr);
-    });
+    with_count<PACELINE_MAX_ROWS>(std::min(rows - slot, PACELINE_MAX_ROWS),
+                                  [&](auto r) { tile_products<r()>(s, tile, count, x, block, slot, acc + slot); });
+}
+
+// The same for a step with adapters, whose weights are asked for tile by tile meanwhile: behind the products memory has
+// time, and a burst for all tiles would stall them.
+__attribute__((noinline)) inline void products_with_adapters(const Segment& s, int tile, int count, const Rows& x,
+                                                             int block, int rows, const Step& step, F* acc) {
+  for (int t = 0; t < count; ++t) {
+    if (block == 0) prefetch_expand(s.site, step, tile + t);
+    block_products(s, tile + t, 1, x, block, rows, acc + t * kRowBlock);
+  }
 }
 
 inline void store_outputs(const LinearOp& op, const Step& step, int row, int column, int count, F v) {
@@ -216,16 +221,18 @@ struct Tops {
 inline void run_linear(const LinearOp& op, const Step& step, int first, int last) {
   const int rows = op.to_logits ? step.logit_rows : step.rows;
   [[maybe_unused]] const MatrixUnit unit(rows);
+  const bool adapters = step.has_adapters() && !op.sites.empty();
   F acc[kTilesAtOnce * kRowBlock];
   for (int row = 0; row < rows; row += kRowBlock) {
     const int in_block = std::min(kRowBlock, rows - row);
-    const bool first_block = row == 0 && step.has_adapters();
     Tops tops;
     for_tiles(*op.weight, first, last, [&](const Segment& s, int tile, int count) {
-      const size_t segment = &s - op.weight->segments.data();
-      const ExpandAhead ahead{&step, s.site, tile};
-      block_products(s, tile, count, op.x, row / kRowBlock, in_block, acc, first_block ? &ahead : nullptr);
-      expand(op.sites, segment, step, tile, count, row / kRowBlock, acc);
+      if (adapters) {
+        products_with_adapters(s, tile, count, op.x, row / kRowBlock, in_block, step, acc);
+        expand(op.sites, &s - op.weight->segments.data(), step, tile, count, row / kRowBlock, acc);
+      } else {
+        block_products(s, tile, count, op.x, row / kRowBlock, in_block, acc);
+      }
       for (int t = 0; t < count; ++t) {
         const int column = (tile + t) * kTile, outs = std::min(kTile, s.outs - column);
         for (int r = 0; r < in_block; ++r)
@@ -242,20 +249,17 @@ inline void run_linear(const LinearOp& op, const Step& step, int first, int last
 }
 
 // Pairs of tiles [first, last) (32 outputs each) of activation(gate) * up for the rows of one row block.
-// update(tile, count, gates, ups) changes the products before the activation; the weights that it will read are asked
-// for where `ahead` is not null.
-template <class Update>
-inline void gated_rows(const Matrix& gate, const Matrix& up, Act act, const Rows& x, const Rows& out, int want,
-                       int block, int rows, int first, int last, const Step* ahead, Update update) {
+// products(gate or up, 0 or 1, tile, count, sums) computes what the activation reads.
+template <class Products>
+inline void gated_rows(const Matrix& gate, const Matrix& up, Act act, const Rows& out, int want, int block, int rows,
+                       int first, int last, Products products) {
   const Segment &g = gate.segments[0], &u = up.segments[0];
   F gates[kTilesAtOnce * kRowBlock], ups[kTilesAtOnce * kRowBlock];
   alignas(64) float values[kTilesAtOnce * kTile];
   for (int tile = 2 * first; tile < std::min(2 * last, g.tiles); tile += kTilesAtOnce) {
     const int count = std::min({kTilesAtOnce, 2 * last - tile, g.tiles - tile});
-    const ExpandAhead gate_ahead{ahead, g.site, tile}, up_ahead{ahead, u.site, tile};
-    block_products(g, tile, count, x, block, rows, gates, ahead ? &gate_ahead : nullptr);
-    block_products(u, tile, count, x, block, rows, ups, ahead ? &up_ahead : nullptr);
-    update(tile, count, gates, ups);
+    products(g, 0, tile, count, gates);
+    products(u, 1, tile, count, ups);
     for (int r = 0; r < rows; ++r) {
       for (int t = 0; t < count; ++t)
         store(values + t * kTile, mul(activate(act, gates[t * kRowBlock + r]), ups[t * kRowBlock + r]));
@@ -268,13 +272,14 @@ inline void gated_rows(const Matrix& gate, const Matrix& up, Act act, const Rows
 
 inline void run_gated(const GatedOp& op, const Step& step, int first, int last) {
   [[maybe_unused]] const MatrixUnit unit(step.rows);
+  const bool adapters = step.has_adapters() && !op.sites.empty();
   for (int row = 0; row < step.rows; row += kRowBlock) {
-    const int block = row / kRowBlock;
-    gated_rows(*op.gate, *op.up, static_cast<Act>(op.activation), op.x, op.out, op.want, block,
-               std::min(kRowBlock, step.rows - row), first, last, row == 0 && step.has_adapters() ? &step : nullptr,
-               [&](int tile, int count, F* gates, F* ups) {
-                 expand(op.sites, 0, step, tile, count, block, gates);
-                 expand(op.sites, 1, step, tile, count, block, ups);
+    const int block = row / kRowBlock, rows = std::min(kRowBlock, step.rows - row);
+    gated_rows(*op.gate, *op.up, static_cast<Act>(op.activation), op.out, op.want, block, rows, first, last,
+               [&](const Segment& s, size_t which, int tile, int count, F* sums) {
+                 if (!adapters) return block_products(s, tile, count, op.x, block, rows, sums);
+                 products_with_adapters(s, tile, count, op.x, block, rows, step, sums);
+                 expand(op.sites, which, step, tile, count, block, sums);
                });
   }
 }

@@ -52,10 +52,13 @@ inline void gather_pair(const MoeOp& op, int pair) {
 inline void expert_gated(const MoeOp& op, int expert, int first, int last) {
   const int start = op.expert_start[expert], rows = op.expert_rows[expert];
   [[maybe_unused]] const MatrixUnit unit(rows);
-  for (int row = 0; row < rows; row += kRowBlock)
-    gated_rows(*op.gate[expert], *op.up[expert], static_cast<Act>(op.activation), op.gathered, op.hidden,
-               op.hidden_want, (start + row) / kRowBlock, std::min(kRowBlock, rows - row), first, last,
-               nullptr, [](int, int, F*, F*) {});
+  for (int row = 0; row < rows; row += kRowBlock) {
+    const int block = (start + row) / kRowBlock, in_block = std::min(kRowBlock, rows - row);
+    gated_rows(*op.gate[expert], *op.up[expert], static_cast<Act>(op.activation), op.hidden, op.hidden_want, block,
+               in_block, first, last, [&](const Segment& s, size_t, int tile, int count, F* sums) {
+                 block_products(s, tile, count, op.gathered, block, in_block, sums);
+               });
+  }
 }
 
 inline void expert_down(const MoeOp& op, int expert, int first, int last) {
