@@ -121,7 +121,8 @@ void SuffixIndex::forget_recent(Index text, int adapter) {
 
 const SuffixDraft& SuffixIndex::propose(int sequence, int max_tokens, float first, float other) {
   const Sequence& s = get(sequence);
-  size_t own = s.tree->longest_match(s.text), recent = s.recent == kNone ? 0 : recent_.longest_match(s.recent);
+  size_t own = s.tree->longest_continued_match(s.text);
+  size_t recent = s.recent == kNone ? 0 : recent_.longest_continued_match(s.recent);
   const float longest = static_cast<float>(std::max(own, recent));
   const int depth = static_cast<int>(std::min<float>(limits_.max_factor * longest, kMaxDraft));
   growth_.clear();

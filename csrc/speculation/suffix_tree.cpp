@@ -87,6 +87,15 @@ size_t SuffixTree::longest_match(Index text) const {
   return length - std::min(length, std::max<size_t>({t.active, t.removed, deepest}));
 }
 
+size_t SuffixTree::longest_continued_match(Index text) const {
+  size_t m = longest_match(text);
+  for (; m > 0; --m) {
+    const Node& n = node(match(text, m));
+    if ((!leaf(n) && m == n.depth) || label(n, m) >= 0) break;
+  }
+  return m;
+}
+
 Index SuffixTree::match(Index text, size_t m) const {
   const Text& t = *texts_[text];
   return t.places[t.tokens.size() - m];

@@ -76,6 +76,9 @@ class SuffixTree {
 
   // Matches of the text's last tokens: of `m` tokens for every m from 1 to this number (0: there is none).
   size_t longest_match(Index text) const;
+  // The same for matches behind which a text goes on. Which of two texts that end alike matches the other depends on how
+  // they came; this does not.
+  size_t longest_continued_match(Index text) const;
   // The node in which the suffix of the last `m` tokens rests.
   Index match(Index text, size_t m) const;
 

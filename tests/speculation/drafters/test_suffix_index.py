@@ -83,6 +83,14 @@ def test_drafts_are_those_of_the_reference(steps: list, prompt: list[int], first
         checked.draft(sequences[which], new, length, first, other)
 
 
+def test_a_text_that_ended_like_this_one_says_nothing() -> None:
+    """Whichever of the two came first."""
+    checked = Checked()
+    first, second = (checked.open(0, []) for _ in range(2))
+    for sequence, new in ((first, [1] * 4), (second, [1]), (second, [1] * 4), (first, [1]), (second, [1])):
+        checked.draft(sequence, new, 4)
+
+
 def test_of_a_match_with_many_continuations_only_the_best_and_those_of_longer_matches_are_counted() -> None:
     chance = random.Random(1)
     checked = Checked(depth=20)
