@@ -42,7 +42,7 @@ def test_compare_measures_paceline_beside_a_peer(tiny_model: Path, fake_llama_se
     assert values["failures"] == {}
     measured = values["measurements"]
     assert set(measured["decode_50_100"]) == {"Paceline", "Paceline + drafts", "llama.cpp Q8_0"}
-    assert set(measured["streamed_token"]) == {"Paceline", "paceline.LLM"}
+    assert set(measured["streamed_token"]) == {"Paceline", "Paceline + drafts", "paceline.LLM"}
     assert measured["memory_rss"]["Paceline"]["median"] > measured["memory_rss"]["llama.cpp Q8_0"]["median"] > 1
     assert {target["metric"] for target in values["targets"]} == {
         "streamed_token",
