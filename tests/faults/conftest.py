@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import paceline
 from paceline.engine.messages import Request, SequenceDelta
 from paceline.engine.options import EngineOptions
 from paceline.sampling.params import SamplingParams
@@ -25,7 +26,7 @@ _numbers = itertools.count()
 @pytest.fixture(autouse=True)
 def _engine_process_finds_the_fake_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     here = Path(__file__).parent
-    source = here.parent.parent / "src"
+    source = Path(paceline.__file__).parent.parent  # the package under test, native modules included
     inherited = os.environ.get("PYTHONPATH", "")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(here), str(source), inherited])))
 
