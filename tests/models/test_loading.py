@@ -90,7 +90,7 @@ def test_a_tied_head_is_the_embedding_table(tiny_checkpoint: TinyCheckpoint) -> 
     tied = load_model(tiny_checkpoint("smollm2"), get_backend("torch"))
     assert tied.weights.head is tied.weights.embedding
     untied = load_model(tiny_checkpoint("llama"), get_backend("torch"))
-    assert not torch.equal(untied.weights.head, untied.weights.embedding)
+    assert not torch.equal(untied.weights.head.weight, untied.weights.embedding.weight)
 
 
 def test_a_step_streams_every_matrix_but_an_untied_embedding_and_idle_experts(tiny_checkpoint: TinyCheckpoint) -> None:
@@ -124,7 +124,21 @@ def test_the_decoder_is_found_wherever_a_wrapper_put_it(prefix: str, tiny_checkp
     moved = EditedCheckpoint(tiny_checkpoint("gemma3_text"))
     moved.tensors = {name.replace("model.", prefix, 1): tensor for name, tensor in plain.tensors.items()}
     one, other = (load_checkpoint(checkpoint, get_backend("torch")) for checkpoint in (plain, moved))
-    assert torch.equal(one.weights.layers[3].down, other.weights.layers[3].down)
+    assert torch.equal(one.weights.layers[3].down.weight, other.weights.layers[3].down.weight)
+
+
+def test_adapters_see_every_dense_projection_in_its_own_shape(tiny_checkpoint: TinyCheckpoint) -> None:
+    expected = {"q": (64, 64), "k": (32, 64), "v": (32, 64), "o": (64, 64)}
+    expected |= {"gate": (96, 64), "up": (96, 64), "down": (64, 96)}
+    for variant in ("llama", "phi3"):  # phi3 stores q, k, v and gate, up fused
+        shapes = load_model(tiny_checkpoint(variant), get_backend("torch")).adapter_shapes
+        assert shapes == {(layer, part): shape for layer in range(3) for part, shape in expected.items()}
+
+
+def test_experts_are_no_sites_for_adapters(tiny_checkpoint: TinyCheckpoint) -> None:
+    shapes = load_model(tiny_checkpoint("qwen3_moe"), get_backend("torch")).adapter_shapes
+    assert {part for layer, part in shapes if layer == 0} == set("qkvo")
+    assert {part for layer, part in shapes if layer == 1} == {*"qkvo", "gate", "up", "down"}  # kept dense
 
 
 def test_gemma_norms_get_their_offset_at_load(tiny_checkpoint: TinyCheckpoint) -> None:
