@@ -7,6 +7,8 @@
 
 namespace PACELINE_ISA {
 
+constexpr int kTilesAtOnce = 8;  // of a base product
+
 // A x is made of several sums, inputs 2k and 2k + 1 going to sum k % 4: one chain would wait for its own additions. Few
 // rows at a time keep all sums in registers.
 constexpr int kShrinkChains = 4, kAdapterRows = PACELINE_MAX_ROWS / 2;
@@ -89,12 +91,23 @@ inline void shrink_tile(const LoraPart& part, int tile, Unpacked x, float* const
   }
 }
 
+inline void prefetch(const uint8_t* p, size_t bytes) {
+  for (size_t i = 0; i < bytes; i += 64) _mm_prefetch(reinterpret_cast<const char*>(p + i), _MM_HINT_T1);
+}
+
+// Asks for the first weights of an item: shrink_tile() asks for those that lie further on.
+inline void prefetch_shrink(const ShrinkItem& item) {
+  prefetch(item.part->a_tile(item.tile), std::min<size_t>(kAhead, item.part->a_tile_bytes()));
+}
+
 // Items [first, last) of step.shrinks: tiles of the rank for each group of rows that share an adapter. `scratch` holds
 // 12 padded rows of floats.
 inline void run_shrink(const Rows& x, const Step& step, int first, int last, float* scratch) {
   const Unpacked rows{scratch, x.padded};
   const AdapterRows* unpacked = nullptr;
+  prefetch_shrink(step.shrinks[first]);
   for (const ShrinkItem *item = &step.shrinks[first], *end = item + (last - first); item < end; ++item) {
+    if (item + 1 < end) prefetch_shrink(item[1]);
     const LoraPart& part = *item->part;
     const AdapterRows& group = *item->group;
     if (unpacked != &group)
@@ -148,17 +161,29 @@ __attribute__((noinline)) inline void expand(const std::vector<int>& sites, size
   }
 }
 
-// Asks for what expand() will read of one tile of a weight.
-inline void prefetch_expand(int site, const Step& step, int tile) {
+// Calls run(adapter) for each adapter of the step.
+template <class Run>
+inline void for_adapters(const Step& step, Run run) {
   const Adapter* last = nullptr;
-  for (const AdapterRows& group : step.step_groups) {
-    if (group.adapter == last) continue;
-    last = group.adapter;
-    const LoraPart& part = last->part(site);
-    const uint8_t* b = part.b_tile(tile);
-    for (size_t i = 0; i < part.b_tile_bytes(); i += 64)
-      _mm_prefetch(reinterpret_cast<const char*>(b + i), _MM_HINT_T1);
-  }
+  for (const AdapterRows& group : step.step_groups)
+    if (group.adapter != last) run(*(last = group.adapter));
+}
+
+// Asks for what expand() will read of `count` tiles of a weight.
+inline void prefetch_expand(int site, const Step& step, int tile, int count) {
+  for_adapters(step, [&](const Adapter& adapter) {
+    const LoraPart& part = adapter.part(site);
+    prefetch(part.b_tile(tile), count * part.b_tile_bytes());
+  });
+}
+
+// For how many tiles prefetch_expand() may ask at once, of kTilesAtOnce at most: more lines than a core can wait for
+// would hold up the products that are meant to hide them.
+inline int tiles_a_burst(int site, const Step& step) {
+  constexpr size_t kBurst = 64 * 64;
+  size_t bytes = 0;
+  for_adapters(step, [&](const Adapter& adapter) { bytes += adapter.part(site).b_tile_bytes(); });
+  return static_cast<int>(std::clamp<size_t>(kBurst / std::max<size_t>(bytes, 1), 1, kTilesAtOnce));
 }
 
 }  // namespace PACELINE_ISA

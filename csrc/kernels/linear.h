@@ -159,13 +159,14 @@ inline void block_products(const Segment& s, int tile, int count, const Rows& x,
                                   [&](auto r) { tile_products<r()>(s, tile, count, x, block, slot, acc + slot); });
 }
 
-// The same for a step with adapters, whose weights are asked for tile by tile meanwhile: behind the products memory has
-// time, and a burst for all tiles would stall them.
+// The same for a step with adapters, whose weights are asked for meanwhile: behind the products memory has time.
 __attribute__((noinline)) inline void products_with_adapters(const Segment& s, int tile, int count, const Rows& x,
                                                              int block, int rows, const Step& step, F* acc) {
-  for (int t = 0; t < count; ++t) {
-    if (block == 0) prefetch_expand(s.site, step, tile + t);
-    block_products(s, tile + t, 1, x, block, rows, acc + t * kRowBlock);
+  const int burst = block == 0 ? tiles_a_burst(s.site, step) : count;
+  for (int t = 0; t < count; t += burst) {
+    const int tiles = std::min(burst, count - t);
+    if (block == 0) prefetch_expand(s.site, step, tile + t, tiles);
+    block_products(s, tile + t, tiles, x, block, rows, acc + t * kRowBlock);
   }
 }
 
@@ -183,8 +184,6 @@ inline void store_outputs(const LinearOp& op, const Step& step, int row, int col
   if (count == kTile) store(to, out);
   else store_n(to, out, count);
 }
-
-constexpr int kTilesAtOnce = 8;
 
 // Calls run(segment, tile in it, count) for tiles [first, last) of a stacked matrix.
 template <class Run>

@@ -9,6 +9,7 @@ from __future__ import annotations
 import pytest
 import torch
 from cpu_programs import VARIANTS, CpuBackend, RowFunction, noise, product, spread
+from test_cpu_adapters import KINDS, Updated, weights_of
 from test_cpu_models import CONFIGS, make_runner, reference, tokens
 from test_cpu_products import LAYOUTS, columns_of, quantized
 from test_cpu_row_invariance import FUNCTIONS, ROWS, make
@@ -34,6 +35,11 @@ def test_products_of_any_number_of_rows(layout: dict, outs: int, columns: int) -
     for rows in (1, 4, 5, 6, 7, 8, 11, 13, 24):
         x = spread(rows, weight.shape[1])
         assert torch.equal(product(EMULATED, [weight], x), product(BASE, [weight], x)), f"{rows} rows"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_updates_of_adapters(kind: str) -> None:
+    assert torch.equal(Updated(EMULATED, weights_of(kind))(None), Updated(BASE, weights_of(kind))(None))
 
 
 def test_extreme_codes_and_activations() -> None:
