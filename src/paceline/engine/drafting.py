@@ -78,7 +78,7 @@ class Drafting:
         counters.drafts += 1
         counters.draft_tokens += drafted
         counters.accepted_tokens += accepted
-        deepest = drafted if draft.parents is None else max(depths(draft)[:drafted])
+        deepest = drafted if draft.parents is None else max(depths(draft))
         missing = deepest - len(counters.drafted_per_position)
         if missing > 0:
             counters.drafted_per_position += [0] * missing

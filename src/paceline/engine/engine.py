@@ -162,9 +162,7 @@ class Engine:
         client cannot know yet that they ended."""
         for sequence in list(self._requests.get(request_id, ())):
             if index is None or sequence.index == index:
-                self._outbox.append(self._finish(sequence, "abort"))
-                if self.drafting is not None:
-                    self.drafting.forget(sequence)
+                self._end_now(sequence, "abort")
 
     def load_adapter(self, name: str, path: str, *, replace: bool = False, fingerprint: str = "") -> None:
         """Begins to load the adapter in the folder ``path``; the answer is in a later report's ``replies``. Requests
@@ -281,17 +279,21 @@ class Engine:
         if in_flight >= self.config.max_queue + self.config.max_running:
             raise OverloadedError(f"the queue is full: {self.scheduler.num_waiting} sequences wait")
 
+    def _end_now(self, sequence: Sequence, reason: FinishReason, error: str | None = None) -> None:
+        """Ends a sequence between steps; the next report says so."""
+        delta = self._finish(sequence, reason)
+        delta.error = error
+        self._outbox.append(delta)
+        if self.drafting is not None:
+            self.drafting.forget(sequence)
+
     def _take_adapters(self) -> list[AdapterReply]:
         """What came of loading adapters since the last step. Sequences whose adapter cannot be used end."""
         replies, failed = self.adapters.poll()
         for version, reason in failed:
             for sequences in list(self._requests.values()):
                 for sequence in [one for one in sequences if one.version is version]:
-                    delta = self._finish(sequence, "error")
-                    delta.error = reason
-                    self._outbox.append(delta)
-                    if self.drafting is not None:
-                        self.drafting.forget(sequence)
+                    self._end_now(sequence, "error", reason)
         for key in self.adapters.registry.take_dropped():
             if self.drafting is not None:
                 self.drafting.controller.forget_adapter(key)

@@ -105,7 +105,6 @@ def open_controller(
 ) -> tuple[Controller | None, list[Choice]]:
     """The controller with the drafters that the options ask for, and why these. None: speculation is off."""
     wishes = config.speculation
-    wishes.validate()
     if wishes.speculate == OFF:
         return None, [Choice("speculation", "off", "as configured")]
     cache = model.spec.cache_spec(config.kv_cache_dtype)

@@ -64,9 +64,8 @@ class Track:
 
 
 class Controller:
-    """Implements ``DraftController``. ``coupled``: drafts and target share
-    their noise, so drawn drafts are verified by comparison. ``costs`` are set once the target was timed: nothing is
-    drafted before."""
+    """Implements ``DraftController``. ``coupled``: drafts and target share their noise, so drawn drafts are verified by
+    comparison. ``costs`` are set once the target was timed: nothing is drafted before."""
 
     costs: StepCosts | None
 
