@@ -10,7 +10,7 @@ from paceline.backends.base import Batch, IntArray
 from paceline.engine.sequence import Sequence
 from paceline.kv.cache import KVCache
 from paceline.kv.placement import Placer
-from paceline.speculation.draft import Draft
+from paceline.speculation.draft import Draft, depths_of
 
 
 class BatchBuilder:
@@ -95,10 +95,7 @@ def depths(draft: Draft) -> list[int]:
     """Depth of each draft token: 1 for a child of the sequence's last token."""
     if draft.parents is None:
         return list(range(1, len(draft) + 1))
-    found: list[int] = []
-    for parent in draft.parents:
-        found.append(1 if parent < 0 else found[parent] + 1)
-    return found
+    return [depth + 1 for depth in depths_of(draft.parents)]
 
 
 def prompt_logprob_range(sequence: Sequence) -> tuple[int, int]:

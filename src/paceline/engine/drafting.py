@@ -91,7 +91,7 @@ class Drafting:
     def report(self, sequence: Sequence, accepted: int, num_tokens: int, seconds: float) -> StepSpeculation:
         """For a request that wants to know: call it before the sequence's draft is gone."""
         report = StepSpeculation(time=seconds)
-        if sequence.draft is not None and sequence.draft_rows:
+        if sequence.draft is not None:
             report.drafted = {sequence.draft.drafter: sequence.draft_rows}
             report.sources = [sequence.draft.drafter] * accepted
         without = self._decision.seconds_without or seconds

@@ -122,7 +122,6 @@ class Scheduler:
         granted = self.cache.extend(sequence.table, sequence.length + len(draft))
         assert granted
         sequence.draft = draft
-        sequence.draft_rows = len(draft)
         self._draft_budget -= len(draft)
         return draft
 
@@ -130,7 +129,7 @@ class Scheduler:
         """After a step: the first ``computed`` tokens (all of them accepted) are in the cache."""
         assert sequence.computed <= computed <= sequence.length
         sequence.computed = computed
-        sequence.rows = sequence.draft_rows = 0
+        sequence.rows = 0
         sequence.draft = None
         self.cache.advance(sequence.table, sequence.token_ids, computed)
         if sequence.followers and computed >= self._shared_length(sequence):
@@ -139,7 +138,8 @@ class Scheduler:
     def finish(self, sequence: Sequence) -> None:
         """Takes a sequence out, wherever it is, and gives back its blocks."""
         state, sequence.state = sequence.state, State.FINISHED
-        sequence.rows = sequence.draft_rows = 0
+        sequence.rows = 0
+        sequence.draft = None
         if state is State.RUNNING:
             self._stop(sequence)
         elif state is State.WAITING:

@@ -37,7 +37,6 @@ class Sequence:
         "_buffer",
         "computed",
         "draft",
-        "draft_rows",
         "end",
         "finish_reason",
         "first_scheduled",
@@ -104,7 +103,6 @@ class Sequence:
         self.computed = 0
         self.rows = 0  # planned for this step, without draft rows
         self.draft: Draft | None = None  # what this step verifies
-        self.draft_rows = 0  # its tokens
         self.sampling: SampleRow | None = None  # made when it first samples, kept over preemptions
         self.wants_prompt_logprobs = False
         self.prompt_logprobs: list[TokenLogprobs | None] = []
@@ -139,6 +137,11 @@ class Sequence:
     def pending(self) -> int:
         """Known tokens that are not computed yet; at least 1 while the sequence lives."""
         return self.length - self.computed
+
+    @property
+    def draft_rows(self) -> int:
+        """Draft tokens that this step verifies."""
+        return 0 if self.draft is None else len(self.draft)
 
     @property
     def num_outputs(self) -> int:

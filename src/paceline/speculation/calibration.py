@@ -26,6 +26,7 @@ from math import exp, log
 from typing import Any
 
 from paceline.sampling.speculative import MAX_DRAFT
+from paceline.speculation.draft import depths_of
 
 #: Upper ends of the confidence buckets; a full 1.0 has its own (a count ratio of 1/1 is not a certainty).
 _EDGES = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.88, 0.94, 0.98, 1.0)
@@ -174,7 +175,7 @@ class Calibration:
         True or False where all ancestors were accepted, None where nobody knows (see ``outcomes_of``)."""
         whole, own = self._adapters.get((drafter, adapter)) or self._parts(drafter, adapter)
         shift = record.shift(drafter)
-        depths = None if parents is None else _depths(parents)
+        depths = None if parents is None else depths_of(parents)
         run_odds, run_variances = whole.runs.odds[shift.state], whole.runs.variance[shift.state]
         before, num_accepted, refused = 1.0, 0, False
         for i, accepted in enumerate(outcomes):
@@ -272,7 +273,7 @@ def outcomes_of(token_ids: Sequence[int], parents: Sequence[int] | None, taken: 
                 break
         return outcomes
     path = [-1]  # accepted tokens' indices behind the root, by depth
-    for i, (proposed, parent, depth) in enumerate(zip(token_ids, parents, _depths(parents), strict=True)):
+    for i, (proposed, parent, depth) in enumerate(zip(token_ids, parents, depths_of(parents), strict=True)):
         if depth >= len(taken) or depth >= len(path) or path[depth] != parent:
             outcomes.append(None)
         elif proposed != taken[depth]:
@@ -290,21 +291,13 @@ def _tree_survivals(
 ) -> list[float]:
     bins, adapted, runs, sequence = whole.bins.odds, own.odds, whole.runs.odds[shift.state], shift.odds
     result: list[float] = []
-    for c, parent, depth in zip(confidence, parents, _depths(parents), strict=True):
+    for c, parent, depth in zip(confidence, parents, depths_of(parents), strict=True):
         position = _POSITION[depth]
         b = _NO_CONFIDENCE if c is None else _BUCKET[int(c * 256)]
         odds = bins[position][b] * adapted[position][b] * runs[position] * sequence
         survival = odds / (1.0 + odds)
         result.append(survival if parent < 0 else survival * result[parent])
     return result
-
-
-def _depths(parents: Sequence[int]) -> list[int]:
-    """0 for children of the sequence's last token."""
-    depths: list[int] = []
-    for parent in parents:
-        depths.append(0 if parent < 0 else depths[parent] + 1)
-    return depths
 
 
 def _all_refused(parents: Sequence[int], outcomes: Sequence[bool | None]) -> bool:

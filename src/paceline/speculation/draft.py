@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from operator import lt
 
@@ -58,3 +59,11 @@ class Draft:
             confidence=cut(self.confidence),
             distributions=cut(self.distributions),
         )
+
+
+def depths_of(parents: Sequence[int]) -> list[int]:
+    """Depth of each token of a tree below the sequence's last token: 0 for its children."""
+    depths: list[int] = []
+    for parent in parents:
+        depths.append(0 if parent < 0 else depths[parent] + 1)
+    return depths
