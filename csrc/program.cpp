@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <chrono>
 #include <stdexcept>
-#include <tuple>
 
 namespace paceline {
 namespace {
@@ -33,14 +32,6 @@ constexpr const char* kOpNames[] = {"rope", "embed", "rowwise", "linear", "gated
                                      "input"};
 constexpr const char* kPartNames[] = {"",       ".shrink", ".store", ".split", "",
                                       ".route", ".gather", ".gated", ".down",  ".combine"};
-
-std::vector<int> sites_of(const std::vector<const Matrix*>& weights) {
-  std::vector<int> sites;
-  for (const Matrix* m : weights)
-    for (const Segment& s : m->segments) sites.push_back(s.site);
-  const bool any = std::any_of(sites.begin(), sites.end(), [](int site) { return site >= 0; });
-  return any ? sites : std::vector<int>{};
-}
 
 template <class Item>
 void move_slots(const CacheGroup& group, const CacheShape& shape, const int32_t* sources, const int32_t* targets,
@@ -180,54 +171,6 @@ void Program::plan(Step& s) {
   const int units = static_cast<int>(s.tasks.size()) * first->kv_heads;
   s.splits = splits > 1 && units < 4 * team_->size() ? splits : 1;
   if (s.splits > 1) partials_.resize(std::max(partials_.size(), units * s.splits * partial_floats(*first)));
-}
-
-// Groups the rows of each adapter, so that a step reads its weights once.
-void Program::plan_adapters(Step& s) {
-  if (!s.adapters) return;
-  std::vector<std::pair<int, int>> rows;  // slot, row
-  for (int q = 0; q < s.seqs; ++q)
-    for (int r = s.row_starts[q]; s.adapters[q] >= 0 && r < s.row_starts[q + 1]; ++r)
-      rows.emplace_back(s.adapters[q], r);
-  if (rows.empty()) return;
-  const auto group = [&](std::vector<AdapterRows>& groups, int rows_a_block) {
-    std::sort(rows.begin(), rows.end(), [&](const auto& a, const auto& b) {
-      return std::tuple(a.second / rows_a_block, a.first, a.second) <
-             std::tuple(b.second / rows_a_block, b.first, b.second);
-    });
-    for (const auto& [slot, row] : rows) {
-      const Adapter* adapter = &adapters_->at(slot);
-      const AdapterRows* last = groups.empty() ? nullptr : &groups.back();
-      if (!last || last->adapter != adapter || last->count == kRowBlock ||
-          last->rows[0] / rows_a_block != row / rows_a_block)
-        groups.push_back({adapter, 0, {}});
-      groups.back().rows[groups.back().count++] = row;
-    }
-  };
-  group(s.step_groups, s.rows);
-  group(s.block_groups, kRowBlock);
-  s.group_starts.assign(divide_up(s.rows, kRowBlock) + 1, 0);
-  for (const AdapterRows& g : s.block_groups) ++s.group_starts[g.rows[0] / kRowBlock + 1];
-  for (size_t b = 1; b < s.group_starts.size(); ++b) s.group_starts[b] += s.group_starts[b - 1];
-}
-
-// The pieces in which A x of an op is computed, those of one adapter one behind the other; gives their number.
-int Program::open_shrink(const Op& op) {
-  const auto* l = std::get_if<LinearOp>(&op);
-  step_.shrinks.clear();
-  step_.shrunk_width = 0;
-  for (const AdapterRows& group : step_.step_groups) {
-    int column = 0;
-    for (const int site : l ? l->sites : std::get<GatedOp>(op).sites) {
-      const LoraPart& part = group.adapter->part(site);
-      for (int tile = 0; tile < part.tiles(); ++tile) step_.shrinks.push_back({&group, &part, tile, column});
-      column += part.tiles() * kTile;
-    }
-    step_.shrunk_width = std::max(step_.shrunk_width, column);
-  }
-  shrunk_.resize(std::max(shrunk_.size(), static_cast<size_t>(step_.rows) * step_.shrunk_width));
-  step_.shrunk = shrunk_.data();
-  return static_cast<int>(step_.shrinks.size());
 }
 
 void Program::run(Step step) {

@@ -78,6 +78,7 @@ class Program final : public Stages {
 
   void plan(Step& step);
   void find_best();
+  static std::vector<int> sites_of(const std::vector<const Matrix*>& weights);  // of all segments; empty: none has one
   void plan_adapters(Step& step);
   int open_shrink(const Op& op);
   int items(Stage& stage);
