@@ -40,7 +40,8 @@ WISHES = [None, None, Speculative(max_draft=1), Speculative(drafters=("ngram",))
 class GivenCosts(StepCosts):
     """Steps of the fake model say nothing about any machine."""
 
-    def observe(self, rows: int, seconds: float) -> None:
+    def observe(self, rows: int, seconds: float, beside: float = 0.0) -> None:
+        assert beside == 0.0  # nothing was said of contexts
         assert rows > 0 and seconds > 0
 
 

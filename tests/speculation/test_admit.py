@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from speculation_shapes import CPU_POINTS, H200_POINTS
 
-from paceline.speculation.admit import AHEAD, FLAT, MIN_SURVIVAL, Admission, admit, best_first
+from paceline.speculation.admit import AHEAD, FLAT, MIN_SURVIVAL, Admission, Beside, admit, best_first
 from paceline.speculation.costs import StepCosts
 from paceline.speculation.draft import Draft
 
@@ -81,6 +81,39 @@ class TestTheBestSet:
         assert admission.price >= price * (1 - 1e-9)
         value = price * (admission.tokens - sampling) - admission.seconds
         assert value >= best - FLAT * admission.plain_seconds - 1e-12
+
+    @settings(max_examples=300)
+    @given(
+        drafts,
+        st.integers(0, 2),
+        curves,
+        st.integers(0, 9),
+        st.lists(st.sampled_from([0.0, 1e-4, 2e-3]), min_size=3, max_size=3),
+    )
+    def test_rows_of_long_contexts_cost_more(
+        self, survivals: list[list[float]], others: int, costs: StepCosts, most: int, rows: list[float]
+    ) -> None:
+        """Against every combination of prefixes, each with its own rows' seconds."""
+        sampling, alone, step = len(survivals), 1e-3, 1.5e-3
+        rows = rows[:sampling]
+        choices = []
+        for counts in itertools.product(*(range(len(draft) + 1) for draft in survivals)):
+            taken = [s for draft, n in zip(survivals, counts, strict=True) for s in draft[:n]]
+            if len(taken) <= most and all(s >= MIN_SURVIVAL for s in taken):
+                more = sum(row * n for row, n in zip(rows, counts, strict=True))
+                choices.append((len(taken), sampling + sum(taken), more))
+        price = min((costs.seconds(sampling + k) + alone + more) / tokens for k, tokens, more in choices)
+        base = sampling + others
+        best = min(costs.seconds(base + k) + step + more - price * tokens for k, tokens, more in choices)
+        got = admit(survivals, sampling, others, costs, most, beside=Beside(alone, step, rows))
+        assert got.seconds - price * got.tokens <= best + 2 * FLAT * got.plain_seconds
+        assert got.plain_seconds == pytest.approx(costs.seconds(base) + step)
+
+    def test_of_equal_drafts_the_one_behind_the_short_context_is_verified(self) -> None:
+        rows = [3e-3, 0.0]  # seconds of a row beside the curve
+        admission = admit([[0.6, 0.5], [0.6, 0.5]], 2, 0, H200, LIMIT, beside=Beside(2e-3, 2e-3, rows))
+        assert admission.counts == [0, 2]
+        assert admit([[0.6, 0.5], [0.6, 0.5]], 2, 0, H200, LIMIT).counts == [2, 2]
 
     def test_a_free_row_behind_a_dear_one_is_found(self) -> None:
         """Kernel blocks of 4 rows: the 5th row costs more than it brings, the 6th to 8th nothing."""

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from speculation_shapes import CPU_POINTS, H200_POINTS, cpu_seconds, h200_seconds
 
-from paceline.speculation.costs import TABLE_ROWS, DraftCosts, StepCosts, isotonic
+from paceline.speculation.costs import TABLE_ROWS, ContextCosts, DraftCosts, StepCosts, isotonic
 
 
 class TestCurve:
@@ -198,3 +198,39 @@ def test_isotonic_regression_has_the_least_squared_distance(values: list[float])
         for i in range(len(values))
     ]
     assert fitted == pytest.approx(expected, abs=1e-9)
+
+
+class TestContexts:
+    COSTS = ContextCosts(key=1e-6, key_row=5e-7, known=16)
+
+    def test_keys_are_read_once_a_sequence_and_compared_with_every_row(self) -> None:
+        costs = StepCosts(CPU_POINTS, self.COSTS)
+        assert costs.attention(1016) == pytest.approx(1000 * 1.5e-6)
+        assert costs.attention(1016, 5) == pytest.approx(1000 * 3.5e-6)
+        assert costs.row_attention(1016) == pytest.approx(1000 * 5e-7)
+
+    def test_what_the_curve_was_measured_behind_costs_nothing_more(self) -> None:
+        assert StepCosts(CPU_POINTS, self.COSTS).attention(10, 8) == 0.0
+        assert StepCosts(CPU_POINTS).attention(1000, 8) == 0.0
+
+    def test_a_layer_sees_no_more_than_its_window(self) -> None:
+        costs = StepCosts(CPU_POINTS, ContextCosts(key_row=1e-6, windows=(0, 100, 100, 100)))
+        assert costs.row_attention(1000) == pytest.approx((1000 + 3 * 100) / 4 * 1e-6)
+        assert costs.row_attention(50) == pytest.approx(50e-6)
+
+    def test_long_contexts_do_not_change_what_a_row_is_thought_to_cost(self) -> None:
+        costs = StepCosts(CPU_POINTS, self.COSTS)
+        before = costs.span(1, 32)
+        for _ in range(400):
+            costs.observe(4, costs.seconds(4) + costs.attention(1500, 4), costs.attention(1500, 4))
+        assert costs.span(1, 32) == pytest.approx(before, rel=1e-6)
+
+    def test_they_follow_the_speed_of_the_machine(self) -> None:
+        costs, slow = StepCosts(CPU_POINTS, self.COSTS, logits=1e-4), 2.0
+        expected, logits = slow * costs.attention(1016), slow * costs.logits
+        truth = StepCosts([(rows, slow * seconds) for rows, seconds in CPU_POINTS])
+        for step in range(1200):
+            rows = 1 + step % 32
+            costs.observe(rows, truth.seconds(rows) + expected, costs.attention(1016))
+        assert costs.attention(1016) == pytest.approx(expected, rel=0.1)
+        assert costs.logits == pytest.approx(logits, rel=0.1)

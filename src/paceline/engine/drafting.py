@@ -35,15 +35,21 @@ class Drafting:
         rows = sampling = 0
         able: list[Sequence] = []
         limits: list[int] = []
+        contexts: list[int] = []
+        prompts: list[tuple[int, int]] = []
         for sequence in planned:
             rows += sequence.rows
+            others = sequence.rows - sequence.completes
+            if others:
+                prompts.append((sequence.computed, others))
             if sequence.completes:
                 sampling += 1
+                contexts.append(sequence.computed + others)
                 limit = self._limit(sequence)
                 if limit > 0:
                     able.append(sequence)
                     limits.append(limit)
-        self._shape = StepShape(sampling, rows - sampling, self.scheduler.max_draft_rows)
+        self._shape = StepShape(sampling, rows - sampling, self.scheduler.max_draft_rows, contexts, prompts)
         if able:
             self._decision = self.controller.choose(able, limits, self._shape)
             decisions = self._stats.decisions

@@ -31,6 +31,7 @@ from paceline.kv.cache import KVCache
 from paceline.models.spec import ModelSpec
 from paceline.models.tokenizer import ids_of
 from paceline.sampling.sampler import Sampler
+from paceline.speculation.costs import StepCosts
 from paceline.speculation.decision import DraftController
 from paceline.speculation.drafters.base import Progress
 from paceline.speculation.reliability import ReliabilityBin
@@ -242,10 +243,11 @@ class Engine:
         """How far predicted survival of draft tokens came true; empty when speculation is off."""
         return () if self.drafting is None else self.drafting.controller.reliability()
 
-    def time_steps(self) -> list[tuple[int, float]]:
-        """(rows, seconds) of steps of the model on this machine. Only before the first request."""
+    def time_steps(self) -> StepCosts:
+        """What steps of the model cost on this machine. Only before the first request."""
         assert not self._requests and self._serial == 0
-        return time_steps(self.runner.program, self.cache.spec, self.config.num_blocks, self.config.max_rows)
+        config = self.config
+        return time_steps(self.runner.program, self.cache.spec, config.num_blocks, config.max_rows, self.context_length)
 
     def check_integrity(self) -> None:
         """Asserts that queues, block tables, reference counts and free lists agree. For tests and idle times."""

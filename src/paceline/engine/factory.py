@@ -62,7 +62,7 @@ def build_engine(options: EngineOptions, own_process: bool = False) -> tuple[Eng
         read_adapter=partial(read_adapter, shapes=model.adapter_shapes, base=source.name),
     )
     if controller is not None:
-        controller.costs = StepCosts(engine.time_steps())
+        controller.costs = engine.time_steps()
         reasons.append(cost_choice(controller.costs))
     if options.adapters:
         choices.append(load_adapters(engine, options.adapters))

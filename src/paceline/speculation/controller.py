@@ -18,7 +18,7 @@ from itertools import accumulate
 from operator import ne
 
 from paceline.sampling.grammar import GrammarMatcher
-from paceline.speculation.admit import Admission, admit, best_first
+from paceline.speculation.admit import Admission, Beside, admit, best_first
 from paceline.speculation.calibration import Calibration, SequenceRecord, outcomes_of
 from paceline.speculation.costs import StepCosts
 from paceline.speculation.decision import Decision, StepShape
@@ -90,7 +90,7 @@ class Controller:
         for drafter in self._cheap:
             self._ask(drafter, sequences, limits, tracks)
         best = self._best(tracks)
-        admission = self._admit(best, shape)
+        admission = self._admit(best, sequences, shape)
         for prospect in self._prospects:
             wanted = self._expect(prospect, sequences, limits, best, admission, shape)
             if wanted:
@@ -106,7 +106,7 @@ class Controller:
                      if c.drafter is prospect.drafter],
                 )  # fmt: skip
                 best = self._best(tracks)
-                admission = self._admit(best, shape)
+                admission = self._admit(best, sequences, shape)
         self._threshold = admission.threshold
         for priced in self._priced:
             priced.threshold = admission.threshold
@@ -121,7 +121,9 @@ class Controller:
 
     def observe(self, progress: Seq[Progress], shape: StepShape, rows: int, seconds: float) -> None:
         if shape.other_rows == 0 and self.costs is not None:
-            self.costs.observe(rows, seconds)
+            drafted = sum(self.costs.row_attention(part.first) * part.drafted for part in progress if part.drafted)
+            alone, _ = beside(shape, self.costs)
+            self.costs.observe(rows, seconds, alone + drafted)
         for part in progress:
             track = self._tracks.get(part.sequence.key)
             if track is not None and part.token_ids:
@@ -201,11 +203,22 @@ class Controller:
         threshold = self._threshold
         return sum(s - threshold for s in survival if s > threshold)
 
-    def _admit(self, best: Seq[Candidate | None], shape: StepShape) -> Admission:
+    def _admit(self, best: Seq[Candidate | None], sequences: Seq[SequenceView], shape: StepShape) -> Admission:
         drawn = any(candidate is not None and candidate.drawn for candidate in best)
         survivals = [() if candidate is None else candidate.survival for candidate in best]
-        assert self.costs is not None
-        return admit(survivals, shape.sampling, shape.other_rows, self.costs, shape.draft_rows, causal=drawn)
+        return self._admit_survivals(survivals, sequences, shape, causal=drawn)
+
+    def _admit_survivals(
+        self, survivals: Seq[Seq[float]], sequences: Seq[SequenceView], shape: StepShape, *, causal: bool = False
+    ) -> Admission:
+        costs = self.costs
+        assert costs is not None
+        alone, step = beside(shape, costs)
+        rows = [costs.row_attention(sequence.length) for sequence in sequences]
+        return admit(
+            survivals, shape.sampling, shape.other_rows, costs, shape.draft_rows,
+            beside=Beside(alone, step, rows), causal=causal,
+        )  # fmt: skip
 
     def _expect(
         self,
@@ -228,8 +241,7 @@ class Controller:
             hope = prospect.survival(sequence.adapter, limit) if allowed(name, sequence) else ()
             uses.append(self._worth(hope) > self._worth(have))
             survivals.append(hope if uses[-1] else have)
-        assert self.costs is not None
-        hoped = admit(survivals, shape.sampling, shape.other_rows, self.costs, shape.draft_rows)
+        hoped = self._admit_survivals(survivals, sequences, shape)
         lengths = [count if use else 0 for count, use in zip(hoped.counts, uses, strict=True)]
         used = sum(length > 0 for length in lengths)
         if not used:
@@ -267,6 +279,16 @@ class Controller:
             candidate.drafter.name, adapter, track.record, confidence, candidate.survival, outcomes, draft.parents
         )
         return outcomes
+
+
+def beside(shape: StepShape, costs: StepCosts) -> tuple[float, float]:
+    """Seconds beside the curve of a step before drafts: of the rows that sample alone, and of all."""
+    alone = sum(map(costs.attention, shape.contexts))
+    if not shape.prompts:
+        return alone, alone
+    # A row of a prompt sees the prompt's rows before it, too; on average half of them.
+    prompts = sum(costs.attention(before + rows / 2, rows) for before, rows in shape.prompts)
+    return alone, alone + prompts - costs.logits * shape.other_rows
 
 
 def allowed(name: str, sequence: SequenceView) -> bool:

@@ -1,4 +1,5 @@
-"""What a step costs: seconds by rows for the target, by sequences and draft length for a drafter that runs a model.
+"""What a step costs: seconds by rows and contexts for the target, by sequences and draft length for a drafter that runs
+a model.
 
 Both are measured on the machine they are used on and go on learning from real steps. Pure: seconds come in as numbers.
 """
@@ -8,6 +9,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -26,16 +28,44 @@ GLOBAL_RATE, LOCAL_RATE = 0.05, 0.012
 MEASURED_WEIGHT, REMEMBERED = 8.0, 0.995
 
 
-class StepCosts:
-    """Seconds of a step of the target by its rows (tokens computed): never decreasing, linear between measured points.
+@dataclass(frozen=True, slots=True)
+class ContextCosts:
+    """What keys and values of tokens before a step's rows add to it: for each sequence ``key`` seconds a key that has
+    to be read, and ``key_row`` a key that a row is compared with. A layer with a window sees no more keys than that:
+    ``windows`` has one entry a layer, 0 for no window; empty: no layer has one.
 
-    ``measured``: (rows, seconds) pairs, one for each row count; seconds are medians of a few runs. Beyond the largest
-    count the curve goes on with the slope of its upper half. Measure every count where kernels change (1, 2, ... 9, 16,
-    17, ...) up to the row budget of a step: the curve knows nothing of what lies between two points. Raises
-    ``ValueError`` without measurements, or for one that is not positive.
+    ``known`` tokens of context are part of the curve already: that was measured behind so many.
     """
 
-    def __init__(self, measured: Iterable[tuple[int, float]]) -> None:
+    key: float = 0.0
+    key_row: float = 0.0
+    known: int = 0
+    windows: tuple[int, ...] = ()
+
+    def keys(self, context: float) -> float:
+        """Keys that a row behind ``context`` tokens sees, beyond those in the curve; mean over the layers."""
+        if not self.windows:
+            return max(0.0, context - self.known)
+        seen = sum(min(context, window or context) for window in self.windows) / len(self.windows)
+        return max(0.0, seen - self.known)
+
+
+class StepCosts:
+    """Seconds of a step of the target. By its rows (tokens computed) they are a curve that never decreases, linear
+    between measured points; contexts come on top (``attention``), and rows that need no logits are cheaper.
+
+    ``measured``: (rows, seconds) pairs, one for each row count; seconds are medians of a few runs, all rows with
+    logits. Beyond the largest count the curve goes on with the slope of its upper half. Measure every count where
+    kernels change (1, 2, ... 9, 16, 17, ...) up to the row budget of a step: the curve knows nothing of what lies
+    between two points. ``logits``: seconds of one row's logits. Raises ``ValueError`` without measurements, or for one
+    that is not positive.
+    """
+
+    def __init__(
+        self, measured: Iterable[tuple[int, float]], contexts: ContextCosts | None = None, logits: float = 0.0
+    ) -> None:
+        self._contexts = contexts or ContextCosts()
+        self._logits = logits
         points = dict(sorted(measured))
         if not points:
             raise ValueError("a cost curve needs at least one measured (rows, seconds) pair")
@@ -53,6 +83,20 @@ class StepCosts:
         """Of a step with ``rows`` rows; 0 for none."""
         return self._table[rows] if rows < len(self._table) else self._end + self._slope * (rows - self._rows[-1])
 
+    def attention(self, context: float, rows: int = 1) -> float:
+        """Seconds that come on top for a sequence whose ``rows`` rows see ``context`` tokens on average."""
+        contexts = self._contexts
+        return self._table_scale * (contexts.key + contexts.key_row * rows) * contexts.keys(context)
+
+    def row_attention(self, context: float) -> float:
+        """Seconds that come on top for one more row of a sequence that is in the step anyway."""
+        return self._table_scale * self._contexts.key_row * self._contexts.keys(context)
+
+    @property
+    def logits(self) -> float:
+        """Seconds of one row's logits; they are part of what the curve says of a row."""
+        return self._table_scale * self._logits
+
     def span(self, rows: int, count: int) -> list[float]:
         """Seconds of steps with ``rows``, ``rows + 1``, ... ``rows + count`` rows."""
         if rows + count < len(self._table):
@@ -64,8 +108,9 @@ class StepCosts:
         """(rows, seconds) at the measured counts, as they are believed now; what a restarted engine may start from."""
         return [(rows, knot * self._scale) for rows, knot in zip(self._rows, self._knots, strict=True)]
 
-    def observe(self, rows: int, seconds: float) -> None:
-        """A real step took ``seconds``. The curve follows within some dozens of steps; outliers hardly move it."""
+    def observe(self, rows: int, seconds: float, beside: float = 0.0) -> None:
+        """A real step took ``seconds``, of which ``beside`` were expected for what the curve does not know (contexts).
+        The curve follows within some dozens of steps; outliers hardly move it."""
         if rows < 1 or not 0 < seconds < math.inf:
             raise ValueError(f"a step has rows >= 1 and positive, finite seconds, got ({rows}, {seconds})")
         knots, above = self._knots, bisect_right(self._rows, rows)
@@ -76,7 +121,7 @@ class StepCosts:
         else:
             share = (rows - self._rows[below]) / (self._rows[above] - self._rows[below])
             believed = knots[below] + share * (knots[above] - knots[below])
-        error = seconds / (believed * self._scale) - 1.0
+        error = seconds / (believed * self._scale + beside) - 1.0
         error = max(-CLIP, min(CLIP, error))
         self._scale *= 1.0 + GLOBAL_RATE * error
         self._nudge(below, 1.0 - share, error)

@@ -24,11 +24,15 @@ class Decision:
 @dataclass(frozen=True, slots=True)
 class StepShape:
     """What is in a step before drafts. ``sampling``: sequences that sample, a row each, those that may not draft
-    included; ``other_rows``: rows besides these, of prompts being computed; ``draft_rows``: most rows for drafts."""
+    included; ``other_rows``: rows besides these, of prompts being computed; ``draft_rows``: most rows for drafts.
+    ``contexts``: tokens before the row of each sequence that samples; ``prompts``: (tokens before them, rows) of each
+    sequence with other rows."""
 
     sampling: int
     other_rows: int
     draft_rows: int
+    contexts: Seq[int] = ()
+    prompts: Seq[tuple[int, int]] = ()
 
 
 class DraftController(Protocol):

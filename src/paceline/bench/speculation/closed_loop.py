@@ -159,7 +159,13 @@ class Pass:
 
 @dataclass(slots=True)
 class ClosedLoop:
-    """Runs ``planned`` with ``load`` conversations at a time, each turn with at most ``max_tokens`` of output."""
+    """Runs ``planned`` with ``load`` conversations at a time, each turn with at most ``max_tokens`` of output.
+
+    The first answers of those that start together end in turns: the i-th has at most ``i / load`` of the tokens.
+    Without that they would all run into the limit in one step, their successors' prompts would be computed side by
+    side, and so on: no decode would ever wait for another's prompt, as it does under real load, while with drafts,
+    whose answers end at different times, it would.
+    """
 
     engine: StepEngine
     prompter: Prompter
@@ -198,7 +204,7 @@ class ClosedLoop:
     def _send(self, index: int, turn: int, messages: list[Message], prompt_ids: list[int]) -> None:
         name = f"{index}/{turn}"
         params = SamplingParams(
-            max_tokens=self.max_tokens,
+            max_tokens=self._most(index, turn),
             temperature=self.temperature,
             seed=1000 * index + turn,  # sampled texts are the same in every pass, too
             speculative=Speculative(enabled=self.speculative, report=self.speculative),
@@ -206,6 +212,11 @@ class ClosedLoop:
         self._open[name] = (index, turn, messages)
         self._result.turns[index, turn] = Turn(time.perf_counter(), len(prompt_ids))
         self.engine.add(Request(request_id=name, prompt_ids=prompt_ids, params=params, arrival_time=time.time()))
+
+    def _most(self, index: int, turn: int) -> int:
+        if turn or index >= self.load:
+            return self.max_tokens
+        return max(1, self.max_tokens * (index + 1) // self.load)
 
     def _take(self, delta: SequenceDelta, now: float) -> int:
         """Notes a delta, and sends the conversation's next turn when it was a turn's last; its number of tokens."""
