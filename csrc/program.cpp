@@ -153,10 +153,13 @@ void Program::plan(Step& s) {
   for (const Op& op : ops_)
     if ((first = std::get_if<AttentionOp>(&op))) break;
   if (!first) return;
-  // As many rows a task as share a load of keys well, but not so many that threads have nothing to do.
-  int rows = std::clamp(32 / (first->heads / first->kv_heads), 1, 16);
-  while (rows > 1 && divide_up(s.rows, rows) * first->kv_heads < 4 * team_->size()) rows = divide_up(rows, 2);
   int longest = 0;
+  for (int q = 0; q < s.seqs; ++q) longest = std::max(longest, s.context_lens[q] + s.row_starts[q + 1] - s.row_starts[q]);
+  // As many rows a task as share a load of keys well, but not so many that threads have nothing to do. Cutting along the
+  // keys is better than cutting rows: it repeats nothing.
+  int rows = std::clamp(32 / (first->heads / first->kv_heads), 1, 16);
+  const int pieces = std::max(1, longest / kSplit);
+  while (rows > 1 && divide_up(s.rows, rows) * first->kv_heads * pieces < 4 * team_->size()) rows = divide_up(rows, 2);
   for (int q = 0; q < s.seqs; ++q) {
     const int end = s.row_starts[q + 1];
     const bool tree = is_tree(s, q);
@@ -164,7 +167,6 @@ void Program::plan(Step& s) {
       throw std::invalid_argument("a token tree has " + std::to_string(end - s.row_starts[q]) + " rows, at most " +
                                   std::to_string(kMaxTreeRows) + " fit");
     for (int r = s.row_starts[q]; r < end; r += rows) s.tasks.push_back({q, r, std::min(rows, end - r), tree});
-    longest = std::max(longest, s.context_lens[q] + end - s.row_starts[q]);
   }
   std::reverse(s.tasks.begin(), s.tasks.end());  // the last rows of a prompt see the most keys: start with them
   const int splits = divide_up(longest, kSplit);
