@@ -73,8 +73,8 @@ class _Timer:
 
     def seconds(self, sequences: int, context: int, rows: int, *, logits: int | None = None, runs: int) -> float:
         """Of a step in which ``sequences`` verify a chain of ``rows`` rows each behind ``context`` tokens. They lie in
-        the first blocks of every group. ``logits``: rows that get any; None: all. The least of a few runs: what else the
-        machine does meanwhile only adds to it, and differences between counts are what matters."""
+        the first blocks of every group. ``logits``: rows that get any; None: all. The least of a few runs: what else
+        the machine does meanwhile only adds to it, and differences between counts are what matters."""
         batch = self._batch(sequences, context, rows, logits)
         times = []
         for _ in range(runs):

@@ -112,3 +112,9 @@ def test_a_request_that_the_engine_gives_up_ends_the_run() -> None:
 
     with pytest.raises(PacelineError, match="no number"):
         run(Broken(lambda _: "ab"), plan(["hello"]))
+
+
+def test_answers_that_start_together_end_in_turns() -> None:
+    engine = ScriptedEngine(lambda _: "abcdefgh" * 8)
+    passed = run(engine, plan(["a"], ["b"], ["c"], ["d"], ["e"]), load=4, max_tokens=40)
+    assert [len(passed.turns[index, 0].token_ids) for index in range(5)] == [10, 20, 30, 40, 40]

@@ -138,7 +138,7 @@ def test_tables_are_complete_without_a_single_draft() -> None:
 def test_places_that_were_never_all_taken_leave_their_columns_empty() -> None:
     row = report.speed_table([measurement([turn([1] * 9)], [turn([1] * 9)])]).splitlines()[2]
     cells = [cell.strip() for cell in row.strip("|").split("|")]
-    assert cells[5] == "9.00 → 9.00" and cells[8:11] == ["–", "–", "0%"]
+    assert cells[5] == "9.00 → 9.00" and cells[9:12] == ["–", "–", "0%"]
 
 
 def test_tables_show_drafters_predictions_and_differences() -> None:
@@ -195,3 +195,12 @@ def test_calibration_pools_bins_over_passes_by_their_tokens() -> None:
 
 def test_no_calibration_has_no_error() -> None:
     assert Calibration().error is None
+
+
+def test_pooled_rates_count_every_second_of_waiting_the_same() -> None:
+    """Most turns of the pass with drafts are slower, all of them together are faster."""
+    off = [Turn(0.0, 5, first=0.0, last=4.0, token_ids=[1] * 9, prefill_tokens=1) for _ in range(3)]
+    on = [Turn(0.0, 5, first=0.0, last=last, token_ids=[1] * 9, prefill_tokens=1) for last in (5.0, 5.0, 0.5)]
+    measured = measurement(off, on)
+    assert measured.speedup is not None and measured.speedup.median == pytest.approx(0.8)
+    assert measured.pooled_speedup is not None and measured.pooled_speedup.median == pytest.approx(12.0 / 10.5)

@@ -138,6 +138,14 @@ class Pass:
         return self.tokens / (max(turn.last for turn in turns) - min(turn.sent for turn in turns))
 
     @property
+    def pooled_user_rate(self) -> float | None:
+        """User TPS of all turns together: their tokens after the first ones / the seconds in which these came, summed
+        over the turns. None when no turn has such tokens."""
+        turns = [turn for turn in self.turns.values() if turn.user_rate is not None]
+        seconds = sum(turn.last - turn.first for turn in turns)
+        return sum(len(turn.token_ids) - turn.prefill_tokens for turn in turns) / seconds if seconds else None
+
+    @property
     def full_rate(self) -> float | None:
         """Output tokens a second while all places were taken."""
         return self.full_tokens / self.full_seconds if self.full_seconds else None

@@ -54,7 +54,9 @@ def judge_all(measurements: Sequence[Measurement]) -> list[Verdict]:
     if measurements:
         worst, value = _extreme(measurements, lowest_speedup, min)
         verdicts.append(
-            Verdict("lowest speed-up (user TPS, output)", worst, value, f"≥ {NEVER_BELOW:g} x", value >= NEVER_BELOW)
+            Verdict(
+                "lowest speed-up (pooled user TPS, output)", worst, value, f"≥ {NEVER_BELOW:g} x", value >= NEVER_BELOW
+            )
         )
         worst, value = _extreme(measurements, lambda m: m.drafting_share, max)
         verdicts.append(
@@ -64,10 +66,11 @@ def judge_all(measurements: Sequence[Measurement]) -> list[Verdict]:
 
 
 def lowest_speedup(measurement: Measurement) -> float:
-    """The lower one of the ratios of user TPS and of output tokens a second: neither may suffer for the other."""
-    speedup = measurement.speedup
+    """The lower one of the ratios of pooled user TPS and of output tokens a second: neither may suffer for the
+    other."""
+    pooled = measurement.pooled_speedup
     output = measurement.output_speedup.median
-    return output if speedup is None else min(output, speedup.median)
+    return output if pooled is None else min(output, pooled.median)
 
 
 def _extreme(

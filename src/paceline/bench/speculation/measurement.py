@@ -43,6 +43,15 @@ class Measurement:
         return compare(on, off) if off else None
 
     @property
+    def pooled_speedup(self) -> Summary | None:
+        """User TPS with / without drafts where every second of waiting counts the same, quartiles over rounds. The
+        median over turns does not say that: an answer of a few steps either waits for another's prompt or does not,
+        so that with fewer steps its rate may be lower more often while all answers together come sooner."""
+        off, on = ([p.pooled_user_rate for p in passes] for passes in (self.off, self.on))
+        rates = [rate for rate in off if rate], [rate for rate in on if rate]
+        return compare(rates[1], rates[0]) if all(rates) else None
+
+    @property
     def output_speedup(self) -> Summary:
         """Output tokens a second of whole passes, with / without drafts, prefills included; quartiles over rounds."""
         return compare([p.output_rate for p in self.on], [p.output_rate for p in self.off])

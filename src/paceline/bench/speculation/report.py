@@ -15,7 +15,7 @@ POSITIONS = 6  # draft positions that the table shows; the JSON has all
 NOTHING = "–"
 
 SPEED_COLUMNS = (
-    "set", "load", "prompts", "turns", "speed-up (user TPS)", "user TPS off → on", "output tokens/s off → on",
+    "set", "load", "prompts", "turns", "speed-up (user TPS)", "user TPS off → on", "pooled", "output tokens/s off → on",
     "on / off", "while full off → on", "on / off", "tokens while full", "same texts",
 )  # fmt: skip
 ACCEPTANCE_COLUMNS = (
@@ -43,6 +43,7 @@ def _speed_row(measurement: Measurement) -> list[str]:
         str(len(measurement.off[0].turns)),
         _ratio(measurement.speedup),
         _change(off, on),
+        _ratio(measurement.pooled_speedup),
         _change(output_off, output_on),
         _ratio(measurement.output_speedup),
         _change(full_off, full_on),
