@@ -8,26 +8,30 @@
 
 namespace PACELINE_ISA {
 
+// `put` writes 16 values.
 struct CacheF32 {
   using Item = float;
   static F get(const Item* p) { return load(p); }
-  static void put(Item* p, float v) { *p = v; }
+  static void put(Item* p, F v) { store(p, v); }
 };
 struct CacheF16 {
   using Item = uint16_t;
   static F get(const Item* p) { return load_f16(p); }
-  // The largest float16 in place of infinity: one outlier must not turn scores of other keys into NaN.
-  static void put(Item* p, float v) {
-    *p = static_cast<uint16_t>(_cvtss_sh(std::min(std::max(v, -65504.0f), 65504.0f), 0));
-  }
+  // The largest float16 in place of infinity: one outlier must not turn scores of other keys into NaN. (With the bounds
+  // as first operands a NaN stays one.)
+  static void put(Item* p, F v) { store_f16(p, min(set1(65504.0f), max(set1(-65504.0f), v))); }
 };
 struct CacheBf16 {
   using Item = uint16_t;
   static F get(const Item* p) { return load_bf16(p); }
-  static void put(Item* p, float v) {
-    uint32_t bits;
-    __builtin_memcpy(&bits, &v, 4);
-    *p = static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);  // round to nearest even
+  static void put(Item* p, F v) {
+    alignas(64) float values[16];
+    store(values, v);
+    for (int i = 0; i < 16; ++i) {
+      uint32_t bits;
+      __builtin_memcpy(&bits, values + i, 4);
+      p[i] = static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);  // round to nearest even
+    }
   }
 };
 
@@ -82,8 +86,13 @@ inline void store_head(const AttentionOp& op, const Step& step, const std::vecto
   const int slot = step.slots[static_cast<size_t>(op.group) * step.rows + row];
   const Head<C> head = head_at<C>(op, slot / kBlock, kv_head);
   const int lane = slot % kBlock, padded = round_up(dim, 16);
-  for (int d = 0; d < dim; ++d) C::put(head.keys + d * kBlock + lane, rotated[d]);
-  for (int d = 0; d < dim; ++d) C::put(head.values + lane * padded + d, value[d]);
+  for (int d = 0; d < dim; d += 16) {
+    const int count = std::min(16, dim - d);
+    typename C::Item keys[16];
+    C::put(keys, load_n(rotated + d, count));
+    for (int i = 0; i < count; ++i) head.keys[(d + i) * kBlock + lane] = keys[i];
+    C::put(head.values + lane * padded + d, load_n(value + d, count));
+  }
 }
 
 // Norm over all heads of a row at once, in place (before store_head).
