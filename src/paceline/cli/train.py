@@ -71,8 +71,12 @@ def train(
     A training that was stopped goes on where it was when the same command is given again. The folder appears when it is
     complete.
     """
+    import os
     import signal
 
+    # Torch's threads wait for each other thousands of times in a step. Where they spin meanwhile, one of them that has
+    # to share its core makes all of them slow. It counts if it is set before torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from paceline.errors import PacelineError
     from paceline.training.report import TerminalReporter
     from paceline.training.settings import LoraSettings, SpeculatorSettings, TrainSettings
@@ -82,7 +86,7 @@ def train(
     settings = TrainSettings(
         kind=kind,  # type: ignore[arg-type]  # checked with the rest
         data=data,
-        output=Path(output.expanduser()),
+        output=output.expanduser(),
         model=model,
         adapter=adapter,
         max_length=max_length,
@@ -119,6 +123,8 @@ def train(
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(2) from error
     except KeyboardInterrupt:
-        typer.echo(f"Stopped. Run the same command again to go on; the work so far is in {output}.partial.", err=True)
+        typer.echo(
+            f"Stopped. Run the same command again to go on; the work so far is in {settings.output}.partial.", err=True
+        )
         raise typer.Exit(_INTERRUPTED) from None
     typer.echo(f"{output}: {report['kind']} for {report['model']}")

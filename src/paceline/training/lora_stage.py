@@ -34,7 +34,7 @@ def train_adapter(
     reporter.say(
         f"{len(rows)} rows, {len(held)} held out; {parameters / 1e6:.1f} million weights; {epochs} epochs, "
         f"{len(training.batches)} steps of about {tokens * epochs // len(training.batches)} tokens, on {run.device} in "
-        f" {'bfloat16' if bf16 else 'float32'}"
+        f"{'bfloat16' if bf16 else 'float32'}"
     )
     held_out = ""
 

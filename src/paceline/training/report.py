@@ -65,7 +65,9 @@ class TerminalReporter(Reporter):
         elif done >= total or time.monotonic() - self._said > LINE_SECONDS:
             self._said = time.monotonic()
             clock = time.strftime("%H:%M:%S")
-            self.console.print(f"{clock} {self._name}: {done} of {total} {note}".rstrip(), highlight=False, soft_wrap=True)
+            self.console.print(
+                f"{clock} {self._name}: {done} of {total} {note}".rstrip(), highlight=False, soft_wrap=True
+            )
 
     def say(self, text: str) -> None:
         self.console.print(text, highlight=False, soft_wrap=True)

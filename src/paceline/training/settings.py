@@ -15,7 +15,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "f32", "bf16"]
 
-BATCH_TOKENS = 2048  # of an optimizer step, padding included
+BATCH_TOKENS = 1024  # of an optimizer step, padding included
 LEAST_STEPS_AN_EPOCH = 30  # small data gets smaller batches instead of fewer steps
 
 
@@ -44,8 +44,8 @@ class LoraSettings:
         return 2.0 * self.rank if self.alpha is None else self.alpha
 
     def chosen_epochs(self, rows: int) -> int:
-        """Passes over ``rows`` rows: about 6000 rows in all, at least 2 passes and at most 6."""
-        return self.epochs or min(6, max(2, round(6000 / rows)))
+        """Passes over ``rows`` rows: about 9000 rows in all, at least 2 passes and at most 6."""
+        return self.epochs or min(6, max(2, round(9000 / rows)))
 
     def chosen_batch(self, tokens: int, longest: int) -> int:
         """Tokens of a batch, for data of ``tokens`` in all."""
