@@ -86,7 +86,7 @@ def _stages(run: Run, work: Workspace, reporter: Reporter) -> dict[str, Any]:
         "speculator": fitted,
         "measured": measured,
         "seconds": round(time.monotonic() - started, 1),  # of this run: less when it went on with earlier work
-        "identity": run.identity,
+        "identity": work.identity,
     }  # fmt: skip
     _assemble(work, adapter, speculator, report)
     return report
