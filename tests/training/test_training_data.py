@@ -92,7 +92,7 @@ def test_all_bad_lines_are_told_at_once_up_to_twenty(tokenizer: Tokenizer, tmp_p
 def test_too_few_different_prompts_are_refused(tokenizer: Tokenizer, tmp_path: Path) -> None:
     with pytest.raises(InvalidRequestError, match=f"has 1 different prompts; at least {LEAST_PROMPTS}"):
         load(tokenizer, tmp_path, *[GOOD[0]] * 50)
-    with pytest.raises(InvalidRequestError, match="cannot read .*: No such file"):
+    with pytest.raises(InvalidRequestError, match=r"cannot read .*: No such file"):
         load_examples(tmp_path / "none.jsonl", tokenizer, frozenset({EOS}), 80, answers=True)
 
 
@@ -108,5 +108,3 @@ def test_rows_with_the_same_prompt_stay_together(tokenizer: Tokenizer, tmp_path:
     assert len(train) + len(held) == 40 and len(held) >= 4
     assert not {tuple(e.prompt_ids) for e in train} & {tuple(e.prompt_ids) for e in held}
     assert split_examples(twice, 0.2, seed=3)[1] == held != split_examples(twice, 0.2, seed=4)[1]
-
-

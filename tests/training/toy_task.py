@@ -45,7 +45,7 @@ def toy_settings(kind: str, model: Path, data: Path, output: Path, **changes: An
     values: dict[str, Any] = {
         "max_length": 60,
         "held_out": 0.1,
-        "backend": "torch",
+        "backend": "auto",
         "precision": "f32",
         "threads": 1,
         "lora": LoraSettings(rank=4, learning_rate=0.01, epochs=2, batch_tokens=100, evaluations=3),

@@ -235,7 +235,7 @@ class LoraTraining:
         return total / tokens
 
     def _judge(self, step: int) -> float:
-        state, loss = self.state, self.evaluate()
+        state, loss = self.state, float(self.evaluate())
         state.history.append({"step": step, "held_out_loss": loss})
         if loss < state.best:
             state.best, state.best_step, state.stale = loss, step, 0

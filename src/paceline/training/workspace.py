@@ -23,7 +23,7 @@ class Workspace:
     naming what differs. ``overwrite``: other work and an old output may go."""
 
     def __init__(self, output: Path, identity: Mapping[str, Any], overwrite: bool) -> None:
-        self.output = output
+        self.output = output = output.resolve()
         self.folder = output.with_name(f"{output.name}.partial")
         self.result = self.folder / "result"
         self.identity = json.loads(json.dumps(identity))
@@ -43,12 +43,14 @@ class Workspace:
         """Takes the folder for this process; gives whether there is work to go on with. Raises ``InvalidRequestError``
         when the output is taken, or the work is another training's or in use."""
         self._check_output()
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(f"{self.folder}.lock")
         try:
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=0)
         except Timeout:
             raise InvalidRequestError(f"another training works in {self.folder}; wait for it to end") from None
+        except OSError as error:
+            raise InvalidRequestError(f"cannot write beside {self.output}: {error}", param="output") from error
         try:
             yield self._claim()
         finally:
@@ -126,7 +128,7 @@ def told(folder: Path) -> Iterator[None]:
         raise
     except MemoryError as error:
         raise PacelineError(_no_memory(folder)) from error
-    except (RuntimeError, OSError, Exception) as error:
+    except Exception as error:
         text = str(error)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise PacelineError(_no_space(folder)) from error
