@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from paceline.cli import bench, chat, run, serve
+from paceline.cli import bench, chat, run, serve, train
 
 app = typer.Typer(
     help="LLM inference engine and server in which speculative decoding is the way decoding works.",
@@ -37,6 +37,7 @@ def _options(
 app.command()(serve.serve)
 app.command()(chat.chat)
 app.command()(run.run)
+app.command()(train.train)
 app.add_typer(bench.app, name="bench")
 
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import msgspec
 
+from paceline.adapters.peft import read_adapter
 from paceline.backends.base import Backend
 from paceline.engine.config import EngineConfig
 from paceline.engine.engine import Engine
+from paceline.engine.factory import load_adapters
 from paceline.engine.messages import DrafterStats, Request
 from paceline.models.loading import LoadedModel
 from paceline.sampling.params import SamplingParams
@@ -82,14 +86,24 @@ def acceptance(
     length: int,
     eos_ids: frozenset[int] | None = None,
     running: int = 1,
+    adapter: Path | None = None,
 ) -> Acceptance:
-    """Has the engine answer ``prompts`` (token ids) with whole drafts of ``length`` tokens, ``running`` at a time."""
+    """Has the engine answer ``prompts`` (token ids) with whole drafts of ``length`` tokens, ``running`` at a time.
+    ``adapter``: the folder of the one that answers; None: the base model."""
     controller = WholeDrafts(drafter, length)
     config = EngineConfig(max_running=running, max_queue=len(prompts), prefix_cache=False)
-    engine = Engine(model, backend, config, eos_ids=eos_ids, controller=controller)
+    read = None if adapter is None else partial(read_adapter, shapes=model.adapter_shapes, base="the base model")
+    engine = Engine(model, backend, config, eos_ids=eos_ids, controller=controller, read_adapter=read)
+    name = None
+    if adapter is not None:
+        name = "measured"
+        load_adapters(engine, {name: str(adapter)})
     params = msgspec.structs.replace(params, seed=params.seed or 0)
     for number, prompt in enumerate(prompts):
-        engine.add(Request(request_id=str(number), prompt_ids=list(prompt), params=params, arrival_time=time.time()))
+        request = Request(
+            request_id=str(number), prompt_ids=list(prompt), params=params, arrival_time=time.time(), adapter=name
+        )
+        engine.add(request)
     tokens = steps = 0
     while engine.has_work():
         report = engine.step()

@@ -30,17 +30,20 @@ class Text:
 def regenerate(
     llm: LLM,
     prompts: Sequence[Sequence[int]],
-    params: SamplingParams,
+    params: SamplingParams | Sequence[SamplingParams],
     *,
+    adapter: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[Text]:
-    """Has ``llm`` answer prompts (token ids, chat template applied; see ``LLM.chat_prompt_ids``) with ``params``:
-    greedy or sampled, as the speculator's traffic will be. Texts come in the order of the prompts; those without any
-    output are left out. ``progress``: called with (prompts answered, all prompts).
+    """Has ``llm`` answer prompts (token ids, chat template applied; see ``LLM.chat_prompt_ids``) with ``params``,
+    one for all or one for each: greedy or sampled, as the speculator's traffic will be. ``adapter``: the name of the
+    one that answers, None: the base model. Texts come in the order of the prompts; those without any output are left
+    out. ``progress``: called with (prompts answered, all prompts).
     """
     for start in range(0, len(prompts), BATCH):
         batch = [list(prompt) for prompt in prompts[start : start + BATCH]]
-        for prompt, answer in zip(batch, llm.generate(batch, params), strict=True):
+        own = params if isinstance(params, SamplingParams) else params[start : start + BATCH]
+        for prompt, answer in zip(batch, llm.generate(batch, own, adapter=adapter), strict=True):
             for output in answer.outputs:
                 if output.token_ids:
                     yield Text(prompt, list(output.token_ids))

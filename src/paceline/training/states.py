@@ -6,7 +6,7 @@ They come from the very kernels and weights that the speculator will be fed by, 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 
 from paceline.backends.base import Backend, Batch, FloatArray, IntArray
+from paceline.backends.lora import LoraPart, Site
 from paceline.errors import InvalidRequestError
 from paceline.kv.cache import KVCache
 from paceline.kv.placement import Placer
@@ -26,9 +27,17 @@ ROWS = 256  # of a step
 
 
 class StateReader:
-    """Runs texts through the target, one at a time. ``backend`` holds nothing but ``model``: its cache is made here."""
+    """Runs texts through the target, one at a time. ``backend`` holds nothing but ``model``: its cache is made here,
+    and ``adapter`` (see ``read_adapter``) goes to its first slot; None: the base model's own states."""
 
-    def __init__(self, model: LoadedModel, backend: Backend, layers: Sequence[int], max_tokens: int) -> None:
+    def __init__(
+        self,
+        model: LoadedModel,
+        backend: Backend,
+        layers: Sequence[int],
+        max_tokens: int,
+        adapter: Mapping[Site, LoraPart] | None = None,
+    ) -> None:
         spec = model.spec.cache_spec()
         blocks = blocks_per_group(spec, max_tokens, ROWS, 1)
         backend.allocate_cache(spec, blocks)
@@ -36,6 +45,10 @@ class StateReader:
         self._cache = KVCache(spec, blocks, 1, max_tokens, prefix_cache=False)
         self._placer = Placer(self._cache, ROWS)
         self._program = backend.compile(model.build_with(layers), ROWS)
+        self._adapters: IntArray | None = None
+        if adapter is not None:
+            backend.load_adapter(0, adapter)
+            self._adapters = np.zeros(1, dtype=np.int32)
 
     def read(self, token_ids: IntArray, first_logits: int, top: int) -> tuple[FloatArray, IntArray, FloatArray]:
         """Hidden states ``[n, width]`` of all ``n`` tokens but the last, and of those from ``first_logits`` on the
@@ -64,7 +77,9 @@ class StateReader:
         row_starts = np.array([0, end - start], dtype=np.int32)
         contexts = np.array([start], dtype=np.int32)
         positions, slots, tables = self._placer.place(row_starts, contexts, [row], end)
-        return Batch(token_ids[start:end], positions, row_starts, contexts, slots, tables, wanted)
+        return Batch(
+            token_ids[start:end], positions, row_starts, contexts, slots, tables, wanted, adapters=self._adapters
+        )
 
 
 @dataclass(frozen=True, slots=True)
