@@ -45,6 +45,7 @@ class FitConfig:
     patience: int = 10
     seed: int = 0
     bf16: bool = False  # matrix products in bfloat16
+    muon: bool = False  # matrices between embedding and head by Muon, the rest by AdamW
 
     def check(self) -> None:
         """Raises ``InvalidRequestError`` naming the setting, its value and the limit."""
@@ -141,15 +142,7 @@ class _Fitting:
         self.chances = counts[self.train] / counts[self.train].sum()
         self.held_chances = counts[self.held] / counts[self.held].sum()
         self.indices = draft_indices(model.tokens.cpu(), model.config.target.vocab_size)
-        decayed = [p for p in model.parameters() if p.dim() > 1]
-        plain = [p for p in model.parameters() if p.dim() <= 1]
-        self.optimizer = torch.optim.AdamW(
-            [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}],
-            lr=settings.learning_rate,
-            betas=(0.9, 0.95),
-            foreach=False if self.device.type == "cpu" else None,
-            fused=True,
-        )
+        self.optimizers = optimizers(model, settings)
         self.state = FitState()
         self.best = self._weights()
 
@@ -175,8 +168,9 @@ class _Fitting:
 
     def _step(self) -> float:
         settings, step = self.settings, self.state.step
-        for group in self.optimizer.param_groups:
-            group["lr"] = settings.learning_rate * rate(step, settings)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = settings.learning_rate * rate(step, settings)
         # What is drawn depends on the step alone, so a resumed run draws the same.
         generator = np.random.default_rng([settings.seed, 2, step])
         chosen = generator.choice(self.train, size=settings.texts, p=self.chances)
@@ -185,10 +179,11 @@ class _Fitting:
             loss = block_loss(
                 self.model, self._batch(chosen, generator, settings.anchors), settings.gamma, settings.least_kl
             ).total
-        self.optimizer.zero_grad(set_to_none=True)
+        self.model.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip)
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.step()
         return float(loss.detach())
 
     def _batch(self, chosen: np.ndarray, generator: np.random.Generator, anchors: int, **options: Any) -> Any:
@@ -239,7 +234,7 @@ class _Fitting:
             "state": asdict(self.state),
             "model": self._weights(),
             "best": self.best,
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
         }
         torch.save(content, partial)
         partial.replace(self.file)
@@ -253,10 +248,40 @@ class _Fitting:
                 f"{self.file} is of a run with other settings ({', '.join(wrong)}): use them, or another folder"
             )
         self.model.load_state_dict(content["model"])
-        self.optimizer.load_state_dict(content["optimizer"])
+        for optimizer, state in zip(self.optimizers, content["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
         self.best = content["best"]
         for name, value in content["state"].items():
             setattr(self.state, name, value)
+
+
+#: What Muon is for: matrices whose rows and columns are both directions of a hidden space.
+_HIDDEN = ("from_embedding", "from_states", "qkv", "output", "gate", "up", "down")
+
+
+def optimizers(model: Speculator, settings: FitConfig) -> list[torch.optim.Optimizer]:
+    """AdamW; with ``settings.muon``, Muon (orthogonalised momentum, steps scaled to the size of AdamW's, as in
+    arXiv:2502.16982) for matrices of the layer."""
+    by_muon = [parameter for name, parameter in model.named_parameters() if settings.muon and name in _HIDDEN]
+    others = [parameter for name, parameter in model.named_parameters() if not (settings.muon and name in _HIDDEN)]
+    decayed = [p for p in others if p.dim() > 1]
+    plain = [p for p in others if p.dim() <= 1]
+    made: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(
+            [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+            lr=settings.learning_rate,
+            betas=(0.9, 0.95),
+            foreach=None,
+            fused=True,
+        )
+    ]
+    if by_muon:
+        made.append(
+            torch.optim.Muon(
+                by_muon, settings.learning_rate, settings.weight_decay, adjust_lr_fn="match_rms_adamw"
+            )
+        )
+    return made
 
 
 def rate(step: int, settings: FitConfig) -> float:
