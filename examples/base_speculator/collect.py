@@ -37,7 +37,9 @@ def main() -> None:
     args = parser.parse_args()
     backend = get_backend("cpu", threads=args.threads)
     model = load_model(resolve_model(args.model).path, backend)
-    layers = tuple(int(layer) for layer in args.layers.split(",")) if args.layers else default_layers(model.spec.num_layers)
+    layers = (
+        tuple(int(layer) for layer in args.layers.split(",")) if args.layers else default_layers(model.spec.num_layers)
+    )
     reader = StateReader(model, backend, layers, MAX_TOKENS)
     for number in range(args.chunks):
         source, folder = args.texts / f"{number:04}.jsonl", args.out / f"{number:04}"

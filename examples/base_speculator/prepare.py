@@ -134,7 +134,9 @@ def passage(row: Row, generator: random.Random) -> Iterator[Messages]:
         size = generator.randrange(900, 2300)
         start = text.find(" ", generator.randrange(0, max(1, len(text) - size))) + 1
         piece = text[start : start + size].rsplit(" ", 1)[0]
-        yield user(generator.choice(("Summarize: ", "Summarize the following text.\n\n", "What is this about?\n\n")) + piece)
+        yield user(
+            generator.choice(("Summarize: ", "Summarize the following text.\n\n", "What is this about?\n\n")) + piece
+        )
 
 
 def evidence(row: Row, _: random.Random) -> Iterator[Messages]:

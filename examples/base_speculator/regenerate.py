@@ -62,7 +62,9 @@ def main() -> None:
         chunk = prompts[number * CHUNK : (number + 1) * CHUNK]
         count = write_texts(path, without_loops(regenerate(llm, chunk, params)))
         seconds, tokens = time.time() - started, llm.stats.generation_tokens - before
-        print(f"{path.name}: {count} texts, {tokens} tokens, {seconds:.0f} s, {tokens / seconds:.0f} a second", flush=True)
+        print(
+            f"{path.name}: {count} texts, {tokens} tokens, {seconds:.0f} s, {tokens / seconds:.0f} a second", flush=True
+        )
 
 
 if __name__ == "__main__":
