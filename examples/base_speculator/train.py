@@ -1,11 +1,11 @@
-"""Trains the base speculator on what ``collect.py`` has collected, for about ``--minutes``.
+"""Trains the base speculator on what ``collect.py`` has collected, for about ``--minutes`` of processor time.
 
-    python examples/base_speculator/train.py OUT --minutes 80 [--threads 2]
+    python examples/base_speculator/train.py OUT --minutes 120 [--threads 2]
 
 Reads ``OUT/states``, writes ``OUT/run``. The first chunk is never trained on, it is what the run is judged by. Chunks
-that are collected while it runs join every ten minutes. It may be stopped at any time (``touch OUT/run/stop``, or a
-signal) and started again: it goes on from its last checkpoint, with the minutes that it had left. Its learning rate is
-constant until most of the time is over, or until ``touch OUT/run/end``, and then falls: the last 30% of the steps.
+that are collected while it runs join about every ten minutes. It may be stopped at any time (``touch OUT/run/stop``, or
+a signal) and started again: it goes on from its last checkpoint, with the minutes that it had left. Its learning rate
+is constant until most of the time is over, or until ``touch OUT/run/end``, and then falls: the last 30% of the steps.
 At the end it writes the float speculator to ``OUT/run/speculator``; ``finish.py`` does the rest.
 """
 
@@ -41,13 +41,14 @@ WINDOW = 256
 ROUND = 600.0  # seconds after which chunks that have come join
 FALL = 0.3  # of the steps
 SETTINGS = FitConfig(
-    steps=1_000_000, texts=6, anchors=48, learning_rate=4e-3, warm_up=100, decay=FALL, final_share=0.02,
+    steps=1_000_000, texts=6, anchors=48, learning_rate=5e-3, warm_up=100, decay=FALL, final_share=0.02,
     evaluate_every=100, evaluate_blocks=4096, patience=1_000_000, bf16=True,
 )  # fmt: skip
 
 
 class Run:
-    """A training run in ``OUT/run``. ``clock.json`` keeps the seconds that it took and the steps that it will have."""
+    """A training run in ``OUT/run``. ``clock.json`` keeps the processor seconds that it took (on a machine that is
+    shared, hours say nothing) and the steps that it will have."""
 
     def __init__(self, out: Path, model: str, minutes: float) -> None:
         self.states, self.folder = out / "states", out / "run"
@@ -58,7 +59,7 @@ class Run:
         kept = json.loads(clock.read_text()) if clock.exists() else {"seconds": 0.0, "steps": SETTINGS.steps}
         self.spent, self.steps = float(kept["seconds"]), int(kept["steps"])
         self.step, self.losses = 0, [0.0]
-        self.started = time.monotonic()
+        self.started = time.process_time()
         self.ended = False
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._signal)
@@ -68,7 +69,7 @@ class Run:
 
     @property
     def seconds(self) -> float:
-        return self.spent + time.monotonic() - self.started
+        return self.spent + time.process_time() - self.started
 
     def chunks(self) -> list[Path]:
         return sorted(path for path in self.states.iterdir() if path.name.isdigit())
@@ -112,7 +113,7 @@ class Run:
             )  # fmt: skip
             self._keep_clock()
             if fitted.history and fitted.history[-1]["step"] >= self.steps:
-                card = {**told, "minutes": round(self.seconds / 60)}
+                card = {**told, "processor_minutes": round(self.seconds / 60)}
                 fitted.save(self.folder / "speculator", settings, card)
                 print(f"done: {fitted.accepted:.3f} at step {fitted.step}", flush=True)
                 return
@@ -125,7 +126,7 @@ class Run:
             loss = sum(self.losses) / len(self.losses)
             self._keep_clock()
             print(
-                f"step {report.step} of {self.steps}, {self.seconds / 60:.1f} min: loss {loss:.3f}, "
+                f"step {report.step} of {self.steps}, {self.seconds / 60:.1f} processor min: loss {loss:.3f}, "
                 f"accepted {report.accepted:.3f}, by position {hits}",
                 flush=True,
             )
@@ -147,13 +148,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--model", default="")
-    parser.add_argument("--minutes", type=float, default=80.0)
+    parser.add_argument("--minutes", type=float, default=120.0)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     run = Run(args.out, args.model, args.minutes)
     if (run.folder / CHECKPOINT).exists():
-        print(f"goes on after {run.seconds / 60:.1f} minutes", flush=True)
+        print(f"goes on after {run.seconds / 60:.1f} processor minutes", flush=True)
     run.go()
 
 

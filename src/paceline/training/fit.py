@@ -283,8 +283,9 @@ class _Fitting:
 
 def _shares(states: StateSet, texts: np.ndarray) -> np.ndarray:
     """How likely each of ``texts`` is to be drawn: by the number of its output tokens."""
-    counts = states.output_counts()[texts]
-    return counts / counts.sum()
+    counts = states.output_counts()[texts].astype(np.float64)
+    shares: np.ndarray = counts / counts.sum()
+    return shares
 
 
 #: What Muon is for: matrices whose rows and columns are both directions of a hidden space.

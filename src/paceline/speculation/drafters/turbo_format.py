@@ -65,8 +65,8 @@ class SpeculatorConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     ``layers``: of the target, whose residual streams it reads (ascending). ``window``: known tokens that it sees.
     ``vocab_size``: tokens that it can propose; the target's ids of them are the tensor ``tokens``. ``card``: what it
-    was trained on and how, for people. ``target_norm``: the first gains of the target's last norm, by which a speculator
-    that nobody named finds its target: quantized files of one model keep them.
+    was trained on and how, for people. ``target_norm``: the first gains of the target's last norm, by which a
+    speculator that nobody named is found for its target: quantized files of one model keep them.
     """
 
     target: TargetMark
