@@ -14,10 +14,19 @@ from safetensors.torch import load_file, save_file
 from paceline.backends.registry import get_backend
 from paceline.errors import InvalidRequestError, ModelLoadError
 from paceline.models.loading import LoadedModel, load_model
+from paceline.quantization.packed import PackedWeight
+from paceline.quantization.rounding import quantize
 from paceline.speculation.drafters.model_loading import Target
 from paceline.speculation.drafters.registry import open_drafters
-from paceline.speculation.drafters.turbo_format import CONFIG, WEIGHTS, read_speculator, write_speculator
+from paceline.speculation.drafters.turbo_format import (
+    CONFIG,
+    WEIGHTS,
+    read_speculator,
+    read_stored,
+    write_speculator,
+)
 from paceline.speculation.drafters.turbo_loading import open_turbo_drafter
+from paceline.speculation.drafters.turbo_model import lay_out
 from paceline.speculation.options import SpeculationOptions
 from turbo_models import random_tensors, tiny_config
 
@@ -54,6 +63,52 @@ def test_what_is_written_is_read(target: LoadedModel, folder: Path) -> None:
     assert torch.equal(tensors["state_scale"], wanted["state_scale"])
 
 
+def test_stored_codes_are_the_weights_that_the_engine_uses(target: LoadedModel, tmp_path: Path) -> None:
+    """What was rounded once is not rounded again: the codes of the file are those that are laid out."""
+    config = tiny_config(target)
+    tensors = random_tensors(config)
+    write_speculator(tmp_path, config, tensors, "q8")
+    loaded, stored = read_stored(tmp_path)
+    assert loaded.stored == "q8" and loaded.format == "paceline-turbo-2"
+    laid_out: list[PackedWeight] = []
+
+    class Recorder:
+        def matrix(self, parts: list[PackedWeight]) -> object:
+            laid_out.extend(parts)
+            return parts
+
+        def vector(self, values: torch.Tensor) -> torch.Tensor:
+            return values
+
+    lay_out(loaded, stored, None, Recorder(), "q8")  # type: ignore[arg-type]
+    names = ("from_embedding", "from_states", "qkv", "output", "gate", "up", "down")
+    wanted = [quantize(tensors[name], "q8") for name in names]
+    wanted.append(quantize(torch.cat([tensors["head"], tensors["survival"]]), "q8"))
+    assert len(laid_out) == len(wanted)
+    for got, once in zip(laid_out, wanted, strict=True):
+        assert got.kind == "q8" and torch.equal(got.data, once.data) and torch.equal(got.scale, once.scale)
+    _, floats = read_speculator(tmp_path)
+    assert torch.equal(floats["gate"], wanted[4].dequantize())
+    assert torch.equal(floats["markov_next"], tensors["markov_next"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda tensors: tensors.pop("gate.scale"), "'gate.scale' should have shape.*it is not there"),
+        (lambda tensors: tensors.update(gate=tensors["gate"].float()), "'gate' should be torch.uint8"),
+    ],
+)
+def test_damaged_codes_are_refused(target: LoadedModel, tmp_path: Path, change: Callable, message: str) -> None:
+    config = tiny_config(target)
+    write_speculator(tmp_path, config, random_tensors(config), "q8")
+    tensors = load_file(tmp_path / WEIGHTS)
+    change(tensors)
+    save_file(tensors, tmp_path / WEIGHTS)
+    with pytest.raises(ModelLoadError, match=message):
+        read_speculator(tmp_path)
+
+
 def test_it_is_opened_by_its_option(target: LoadedModel, folder: Path) -> None:
     about = Target(None, target.spec.vocab_size, 64, 640, 10**6, 4, target)
     options = SpeculationOptions(speculator=str(folder))
@@ -67,7 +122,7 @@ def test_it_is_opened_by_its_option(target: LoadedModel, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"speculate": ("turbo",)}, "'turbo' needs a speculator"),
+        ({"speculate": ("turbo",), "speculator": "none"}, "'turbo' needs a speculator, and speculator is 'none'"),
         ({"speculate": ("suffix",), "speculator": "there"}, "not among those that speculate names"),
         ({"speculator": " "}, "speculator must be the folder"),
     ],

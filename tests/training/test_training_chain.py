@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from toy_language import FIRST, LAST, prompts, save_toy_model, successors
 
 from paceline.backends.base import Backend
@@ -24,7 +25,7 @@ from paceline.training.architecture import default_config, target_tables
 from paceline.training.evaluate import acceptance
 from paceline.training.fit import FitConfig, Fitted, fit, rate
 from paceline.training.regenerate import Text, read_texts, write_texts
-from paceline.training.speculator import new_tensors
+from paceline.training.speculator import Speculator, new_tensors
 from paceline.training.states import StateReader, StateSet, collect, state_scale
 from paceline.training.vocabulary import draft_indices, draft_vocabulary
 
@@ -197,7 +198,74 @@ def test_states_of_other_layers_are_refused(chain: Chain) -> None:
             chain.tables.embedding, SETTINGS)  # fmt: skip
 
 
+def test_states_of_several_folders_are_one_set(chain: Chain, tmp_path: Path) -> None:
+    reader = StateReader(chain.model, chain.backend, LAYERS, 64)
+    for name, texts in (("a", chain.texts[:3]), ("b", chain.texts[3:8])):
+        collect(reader, texts, tmp_path / name, LAYERS, window=32, top=4)
+    both = StateSet(tmp_path / "a", tmp_path / "b")
+    assert len(both) == 8 and both.files.tokens == sum(len(text.token_ids) for text in chain.texts[:8])
+    assert (both.output_counts() == chain.states.output_counts()[:8]).all()
+    for text in (2, 3, 7):
+        assert (both[text].states == chain.states[text].states).all()
+        assert (both[text].top_ids == chain.states[text].top_ids).all()
+    second = StateSet(tmp_path / "a", tmp_path / "b", layers=[2])
+    width = both.files.width // 2
+    assert second.files.layers == (2,) and second.files.width == width
+    assert (second[5].states == both[5].states[:, width:]).all()
+    with pytest.raises(InvalidRequestError, match=r"states of layers \[0, 2\], wanted are \[1\]"):
+        StateSet(tmp_path / "a", layers=[1])
+    collect(reader, chain.texts[:3], tmp_path / "c", LAYERS, window=32, top=2)
+    with pytest.raises(InvalidRequestError, match="collect all with the same settings"):
+        StateSet(tmp_path / "a", tmp_path / "c")
+
+
+def test_a_run_goes_on_with_more_texts_and_fewer_steps(chain: Chain, tmp_path: Path) -> None:
+    """Judged by texts of their own; the steps may change as long as the learning rate has not begun to fall."""
+    reader = StateReader(chain.model, chain.backend, LAYERS, 64)
+    parts = [tmp_path / "held", tmp_path / "first", tmp_path / "later"]
+    for part, texts in zip(parts, (chain.texts[:4], chain.texts[4:20], chain.texts[20:40]), strict=True):
+        collect(reader, texts, part, LAYERS, window=32, top=4)
+    tensors = new_tensors(chain.config, chain.tokens, state_scale(chain.states), chain.tables, seed=0)
+    settings = replace(SETTINGS, steps=1000, evaluate_every=5, decay=0.3)
+
+    def go(states: StateSet, settings: FitConfig, steps: int) -> Fitted:
+        calls = iter([False] * steps + [True])
+        return fit(
+            states, chain.config, tensors, chain.tables.embedding, settings,
+            folder=tmp_path / "run", held=StateSet(parts[0]), stop=lambda: next(calls),
+        )  # fmt: skip
+
+    go(StateSet(parts[1]), settings, 10)
+    ended = go(StateSet(*parts[1:]), replace(settings, steps=20), 50)
+    assert [entry["step"] for entry in ended.history] == [5, 10, 15, 20]
+    with pytest.raises(InvalidRequestError, match="other settings \\(steps\\)"):
+        go(StateSet(*parts[1:]), replace(settings, steps=1000), 1)
+
+
+def test_mask_rows_are_the_norm_of_states_and_mask(chain: Chain) -> None:
+    """The rows that share products with their known token, computed without sharing."""
+    torch.manual_seed(0)
+    tensors = new_tensors(chain.config, chain.tokens, state_scale(chain.states), chain.tables, seed=3)
+    tensors |= {name: tensors[name] + torch.rand_like(tensors[name]) for name in ("masks", "state_norm")}
+    model = Speculator(chain.config, tensors, chain.tables.embedding)
+    lesson = chain.states[0]
+    ids = torch.from_numpy(lesson.token_ids.astype(np.int64)).unsqueeze(0)
+    states = torch.from_numpy(lesson.states.copy()).unsqueeze(0)
+    anchors = torch.tensor([[3, 7]])
+    _, rows = model._rows(ids, states, anchors)
+    scaled = states[0, anchors[0]].float() * model.state_scale
+    inputs = torch.stack([scaled, *(scaled + mask for mask in model.masks)], dim=1)
+    wanted = F.linear(F.rms_norm(inputs, inputs.shape[-1:], model.state_norm, chain.config.norm_eps), model.from_states)
+    token = F.rms_norm(
+        chain.tables.embedding[ids[0, anchors[0]]], model.embedding_norm.shape, model.embedding_norm, 1e-5
+    )
+    wanted = wanted + F.linear(token, model.from_embedding).unsqueeze(1)
+    assert torch.allclose(rows[0], wanted, atol=1e-4)
+
+
 def test_the_rate_warms_up_and_comes_down() -> None:
     settings = FitConfig(steps=100, warm_up=10, final_share=0.1)
     assert rate(0, settings) == 0.1 and rate(9, settings) == 1.0
     assert rate(55, settings) == pytest.approx(0.55) and rate(100, settings) == pytest.approx(0.1)
+    late = replace(settings, decay=0.2)
+    assert rate(80, late) == 1.0 and rate(90, late) == pytest.approx(0.55) and rate(100, late) == pytest.approx(0.1)

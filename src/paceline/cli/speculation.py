@@ -38,7 +38,8 @@ DraftModel = Annotated[
 Speculator = Annotated[
     str | None,
     typer.Option(
-        help="Folder of a speculator that was trained for this model, for the drafter 'turbo'.",
+        help="Folder of a speculator that was trained for this model, for the drafter 'turbo'; 'none': not even the "
+        "one that the package may bring.",
         rich_help_panel=_PANEL,
     ),
 ]

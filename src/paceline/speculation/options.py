@@ -10,15 +10,14 @@ from paceline.errors import InvalidRequestError
 from paceline.sampling.speculative import MAX_DRAFT
 
 AUTO, OFF = "auto", "off"
+NO_SPECULATOR = "none"  # instead of a speculator's folder: not even the one that the package brings
 
-#: Every drafter that a user can name. ``model`` needs a ``draft_model``, ``turbo`` a ``speculator``.
+#: Every drafter that a user can name. ``model`` needs a ``draft_model``; ``turbo`` a ``speculator``, named or of the
+#: package.
 DRAFTER_NAMES = ("suffix", "ngram", "grammar", "model", "turbo")
 
-#: What such drafters need: (drafter, option, what it is).
-NEEDS = (
-    ("model", "draft_model", "a small model with the same vocabulary"),
-    ("turbo", "speculator", "the folder of a speculator that was trained for this model"),
-)
+#: What such drafters need: (drafter, option, what it is; None: the package may bring it).
+NEEDS = (("model", "draft_model", "a small model with the same vocabulary"), ("turbo", "speculator", None))
 
 #: "exact": noise of its own for each purpose, best acceptance. "coupled": drafts and target share noise (Gumbel), so
 #: that sampled text for a seed is the same with speculation on and off, drawn drafts included.
@@ -29,7 +28,8 @@ class SpeculationOptions(msgspec.Struct, frozen=True, kw_only=True, omit_default
     """``speculate``: "auto" (every drafter that this model can have), "off", or drafters' names. ``max_draft``: most
     draft tokens of a sequence in a step (None: the controller alone decides). ``draft_model``: folder, file, Hub id or
     alias of a small model with the target's vocabulary, for the ``model`` drafter. ``speculator``: folder of a trained
-    speculator, for the ``turbo`` drafter. The rest tunes single drafters."""
+    speculator, for the ``turbo`` drafter; None: the one that the package brings for the model, if any; "none": none.
+    The rest tunes single drafters."""
 
     speculate: str | tuple[str, ...] = AUTO
     max_draft: int | None = None
@@ -85,13 +85,17 @@ class SpeculationOptions(msgspec.Struct, frozen=True, kw_only=True, omit_default
 
     def _validate_needs(self) -> None:
         """A named drafter and the option that it needs come together."""
+        if self.speculator == NO_SPECULATOR and self.speculate != AUTO and "turbo" in self.drafters:
+            raise InvalidRequestError(
+                f"the drafter 'turbo' needs a speculator, and speculator is {NO_SPECULATOR!r}", param="speculator"
+            )
         if self.speculate in (AUTO, OFF):
             return
         for drafter, option, what in NEEDS:
             given = getattr(self, option)
-            if drafter in self.drafters and given is None:
+            if drafter in self.drafters and given is None and what is not None:
                 raise InvalidRequestError(f"the drafter {drafter!r} needs a {option}, {what}", param=option)
-            if drafter not in self.drafters and given is not None:
+            if drafter not in self.drafters and given not in (None, NO_SPECULATOR):
                 raise InvalidRequestError(
                     f"{option} {given!r} is for the drafter {drafter!r}, which is not among those that speculate "
                     f"names: {', '.join(self.drafters)}",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,8 @@ class FitConfig:
     anchors: int = 32
     learning_rate: float = 6e-4
     warm_up: int = 50
-    final_share: float = 0.05  # of the learning rate, at the end of the cosine
+    decay: float = 1.0  # share of the steps in which the learning rate falls, at the end; before it is constant
+    final_share: float = 0.05  # of the learning rate, at the end of the fall
     weight_decay: float = 0.01
     clip: float = 1.0
     gamma: float = 4.0
@@ -45,6 +46,7 @@ class FitConfig:
     patience: int = 10
     seed: int = 0
     bf16: bool = False  # matrix products in bfloat16
+    muon: bool = False  # matrices between embedding and head by Muon, the rest by AdamW
 
     def check(self) -> None:
         """Raises ``InvalidRequestError`` naming the setting, its value and the limit."""
@@ -54,6 +56,8 @@ class FitConfig:
         for name in ("learning_rate", "gamma", "clip"):
             if not 0 < getattr(self, name) < math.inf:
                 raise InvalidRequestError(f"{name} must be positive, got {getattr(self, name)}", param=name)
+        if not 0 < self.decay <= 1:
+            raise InvalidRequestError(f"decay must be above 0 and at most 1, got {self.decay}", param="decay")
         if not 0 < self.held_out < 1:
             raise InvalidRequestError(f"held_out must be between 0 and 1, got {self.held_out}", param="held_out")
 
@@ -116,40 +120,45 @@ def fit(
     device: str | torch.device = "cpu",
     progress: Callable[[Progress], None] | None = None,
     stop: Callable[[], bool] | None = None,
+    held: StateSet | None = None,
 ) -> Fitted:
     """Trains from ``tensors`` (see ``new_tensors``, or a speculator to go on from) with the target's ``embedding``.
 
     ``folder``: keeps a checkpoint there at each evaluation; a checkpoint of the same settings is resumed, and leads
     to the weights that an uninterrupted run would have had. ``stop``: asked before each step; it ends with a
-    checkpoint.
+    checkpoint. ``held``: texts to judge by, instead of a share of ``states``: then a run may go on with more texts.
     """
     settings.check()
-    if states.files.layers != config.layers:
-        raise InvalidRequestError(
-            f"the states are of layers {list(states.files.layers)}, the speculator reads {list(config.layers)}"
-        )
-    return _Fitting(states, Speculator(config, tensors, embedding).to(device), settings, folder).run(progress, stop)
+    for files in [states.files] + ([] if held is None else [held.files]):
+        if files.layers != config.layers:
+            raise InvalidRequestError(
+                f"the states are of layers {list(files.layers)}, the speculator reads {list(config.layers)}"
+            )
+    model = Speculator(config, tensors, embedding).to(device)
+    return _Fitting(states, model, settings, folder, held).run(progress, stop)
 
 
 class _Fitting:
-    def __init__(self, states: StateSet, model: Speculator, settings: FitConfig, folder: Path | None) -> None:
+    def __init__(
+        self,
+        states: StateSet,
+        model: Speculator,
+        settings: FitConfig,
+        folder: Path | None,
+        held: StateSet | None = None,
+    ) -> None:
         self.states, self.model, self.settings = states, model, settings
         self.file = None if folder is None else folder / CHECKPOINT
         self.device = model.tokens.device
-        self.train, self.held = split(states, settings.held_out, settings.seed)
-        counts = states.output_counts()
-        self.chances = counts[self.train] / counts[self.train].sum()
-        self.held_chances = counts[self.held] / counts[self.held].sum()
+        if held is None:
+            self.train, self.held = split(states, settings.held_out, settings.seed)
+        else:
+            self.train, self.held = np.arange(len(states)), np.arange(len(held))
+        self.judged = states if held is None else held
+        self.chances = _shares(states, self.train)
+        self.held_chances = _shares(self.judged, self.held)
         self.indices = draft_indices(model.tokens.cpu(), model.config.target.vocab_size)
-        decayed = [p for p in model.parameters() if p.dim() > 1]
-        plain = [p for p in model.parameters() if p.dim() <= 1]
-        self.optimizer = torch.optim.AdamW(
-            [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}],
-            lr=settings.learning_rate,
-            betas=(0.9, 0.95),
-            foreach=False if self.device.type == "cpu" else None,
-            fused=True,
-        )
+        self.optimizers = optimizers(model, settings)
         self.state = FitState()
         self.best = self._weights()
 
@@ -175,26 +184,33 @@ class _Fitting:
 
     def _step(self) -> float:
         settings, step = self.settings, self.state.step
-        for group in self.optimizer.param_groups:
-            group["lr"] = settings.learning_rate * rate(step, settings)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = settings.learning_rate * rate(step, settings)
         # What is drawn depends on the step alone, so a resumed run draws the same.
         generator = np.random.default_rng([settings.seed, 2, step])
         chosen = generator.choice(self.train, size=settings.texts, p=self.chances)
         self.model.train()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.bf16):
             loss = block_loss(
-                self.model, self._batch(chosen, generator, settings.anchors), settings.gamma, settings.least_kl
+                self.model,
+                self._batch(self.states, chosen, generator, settings.anchors),
+                settings.gamma,
+                settings.least_kl,
             ).total
-        self.optimizer.zero_grad(set_to_none=True)
+        self.model.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip)
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.step()
         return float(loss.detach())
 
-    def _batch(self, chosen: np.ndarray, generator: np.random.Generator, anchors: int, **options: Any) -> Any:
+    def _batch(
+        self, states: StateSet, chosen: np.ndarray, generator: np.random.Generator, anchors: int, **options: Any
+    ) -> Any:
         config = self.model.config
         return draw_batch(
-            self.states, chosen, generator, self.indices,
+            states, chosen, generator, self.indices,
             anchors=anchors, positions=config.positions, window=config.window, **options,
         ).to(self.device)  # fmt: skip
 
@@ -208,7 +224,7 @@ class _Fitting:
         accepted = blocks = 0.0
         while blocks < self.settings.evaluate_blocks:
             chosen = generator.choice(self.held, size=2, p=self.held_chances)
-            batch = self._batch(chosen, generator, 64, late_start=0.0)
+            batch = self._batch(self.judged, chosen, generator, 64, late_start=0.0)
             loss = block_loss(self.model, batch, self.settings.gamma)
             hits += (loss.hits * loss.counts).cpu().double()
             counts += loss.counts.cpu().double()
@@ -239,7 +255,7 @@ class _Fitting:
             "state": asdict(self.state),
             "model": self._weights(),
             "best": self.best,
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
         }
         torch.save(content, partial)
         partial.replace(self.file)
@@ -247,21 +263,67 @@ class _Fitting:
     def _load(self) -> None:
         assert self.file is not None
         content = torch.load(self.file, map_location=self.device, weights_only=True)
-        if content["settings"] != asdict(self.settings):
-            wrong = [key for key, value in asdict(self.settings).items() if content["settings"].get(key) != value]
+        wrong = [key for key, value in asdict(self.settings).items() if content["settings"].get(key) != value]
+        # The number of steps is nothing to a run whose learning rate has not begun to fall, before or after the change.
+        fall = [
+            fall_step(replace(self.settings, steps=steps))
+            for steps in (self.settings.steps, content["settings"]["steps"])
+        ]
+        if wrong and (wrong != ["steps"] or content["state"]["step"] > min(fall)):
             raise InvalidRequestError(
                 f"{self.file} is of a run with other settings ({', '.join(wrong)}): use them, or another folder"
             )
         self.model.load_state_dict(content["model"])
-        self.optimizer.load_state_dict(content["optimizer"])
+        for optimizer, state in zip(self.optimizers, content["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
         self.best = content["best"]
         for name, value in content["state"].items():
             setattr(self.state, name, value)
 
 
+def _shares(states: StateSet, texts: np.ndarray) -> np.ndarray:
+    """How likely each of ``texts`` is to be drawn: by the number of its output tokens."""
+    counts = states.output_counts()[texts].astype(np.float64)
+    shares: np.ndarray = counts / counts.sum()
+    return shares
+
+
+#: What Muon is for: matrices whose rows and columns are both directions of a hidden space.
+_HIDDEN = ("from_embedding", "from_states", "qkv", "output", "gate", "up", "down")
+
+
+def optimizers(model: Speculator, settings: FitConfig) -> list[torch.optim.Optimizer]:
+    """AdamW; with ``settings.muon``, Muon (orthogonalised momentum, steps scaled to the size of AdamW's, as in
+    arXiv:2502.16982) for matrices of the layer."""
+    by_muon = [parameter for name, parameter in model.named_parameters() if settings.muon and name in _HIDDEN]
+    others = [parameter for name, parameter in model.named_parameters() if not (settings.muon and name in _HIDDEN)]
+    decayed = [p for p in others if p.dim() > 1]
+    plain = [p for p in others if p.dim() <= 1]
+    made: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(
+            [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+            lr=settings.learning_rate,
+            betas=(0.9, 0.95),
+            foreach=None,
+            fused=True,
+        )
+    ]
+    if by_muon:
+        made.append(
+            torch.optim.Muon(by_muon, settings.learning_rate, settings.weight_decay, adjust_lr_fn="match_rms_adamw")
+        )
+    return made
+
+
+def fall_step(settings: FitConfig) -> int:
+    """The step at which the learning rate begins to fall."""
+    return max(settings.warm_up, round((1 - settings.decay) * settings.steps))
+
+
 def rate(step: int, settings: FitConfig) -> float:
-    """Share of the learning rate: a linear warm-up, then half a cosine down to ``final_share``."""
+    """Share of the learning rate: a linear warm-up, a constant part, then half a cosine down to ``final_share``."""
     if step < settings.warm_up:
         return (step + 1) / settings.warm_up
-    done = (step - settings.warm_up) / max(1, settings.steps - settings.warm_up)
+    start = fall_step(settings)
+    done = max(0, step - start) / max(1, settings.steps - start)
     return settings.final_share + (1 - settings.final_share) * 0.5 * (1 + math.cos(math.pi * done))

@@ -38,12 +38,13 @@ def block_loss(
     the likeliest token is the text's. The Markov term is that of the text's own tokens: a position counts only where
     all before it were right. Tokens that cannot be drafted have ``q = 0``.
     """
-    out: BlockLogits = model(batch.token_ids, batch.states, batch.anchors)
     before = torch.cat([batch.before.unsqueeze(-1), batch.targets[..., :-1]], dim=-1)
-    logits = out.tokens + model.markov(before)
-    log_q = logits.log_softmax(dim=-1)
+    out: BlockLogits = model(batch.token_ids, batch.states, batch.anchors, before)
+    logits = out.tokens.float()
+    # Of the whole vocabulary only the normalisation is needed, and the tokens that the target thought of.
+    normaliser = logits.logsumexp(dim=-1, keepdim=True)
     known = batch.top >= 0
-    log_q_top = log_q.gather(-1, batch.top.clamp(min=0))
+    log_q_top = logits.gather(-1, batch.top.clamp(min=0)) - normaliser
     p = batch.top_probabilities * known
     kl = (p * (p.clamp(min=1e-9).log() - log_q_top)).sum(dim=-1)
     overlap = torch.minimum(p, log_q_top.exp() * known).sum(dim=-1)
@@ -52,11 +53,13 @@ def block_loss(
     each = counts.clamp(min=1.0)
     mean_overlap = (overlap * valid).sum(dim=(0, 1)) / each
     share = torch.exp(-SHARPNESS * mean_overlap.detach()).clamp(min=least_kl)
-    hits = (logits.argmax(dim=-1) == batch.targets) & batch.valid
+    with torch.no_grad():
+        text = logits.gather(-1, batch.targets.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+        hits = (text >= logits.amax(dim=-1)) & (batch.targets >= 0) & batch.valid
     positions = torch.arange(model.config.positions, device=valid.device)
     weights = torch.exp(-positions / gamma) * (counts > 0)
     per_position = ((share * kl + (1 - share) * (1 - overlap)) * valid).sum(dim=(0, 1)) / each
-    survival = F.binary_cross_entropy_with_logits(out.survival, hits.float(), reduction="none")
+    survival = F.binary_cross_entropy_with_logits(out.survival.float(), hits.float(), reduction="none")
     reached = torch.cat([torch.ones_like(hits[..., :1]), hits[..., :-1].cumprod(dim=-1).bool()], dim=-1) & batch.valid
     survival = (survival * valid).sum() / valid.sum().clamp(min=1.0)
     total = (weights * per_position).sum() / weights.sum() + survival_weight * survival

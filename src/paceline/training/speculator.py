@@ -56,37 +56,62 @@ class Speculator(nn.Module):
         """What ``write_speculator`` writes."""
         return {name: tensor.detach() for name, tensor in self.state_dict().items()}
 
-    def forward(self, token_ids: Tensor, states: Tensor, anchors: Tensor) -> BlockLogits:
+    def forward(self, token_ids: Tensor, states: Tensor, anchors: Tensor, before: Tensor | None = None) -> BlockLogits:
         """``token_ids`` int64 ``[B, T]`` known tokens, ``states`` ``[B, T, state_width]``: row ``i`` holds the target's
         hidden states of the token *before* token ``i``. Nobody knows them for row 0, so nobody sees it. ``anchors``
         int64 ``[B, A]``: places of last known tokens, 1 at least. An anchor sees the ``window`` rows up to its own.
+        ``before`` ``[B, A, positions]``: with it, logits have the Markov term (see ``markov``) of these tokens.
         """
         config = self.config
-        scaled = states.float() * self.state_scale
-        known = self._rows(token_ids, scaled)
+        known, x = self._rows(token_ids, states, anchors)
         places = torch.arange(token_ids.shape[1], device=token_ids.device)
         first = anchors.unsqueeze(-1) + torch.arange(config.positions, device=anchors.device)
-        own = scaled.gather(1, anchors.unsqueeze(-1).expand(-1, -1, scaled.shape[-1]))
-        masked = own.unsqueeze(2) + self.masks
-        tokens = token_ids.gather(1, anchors).unsqueeze(-1).expand(-1, -1, config.positions - 1)
-        start = known.gather(1, anchors.unsqueeze(-1).expand(-1, -1, known.shape[-1])).unsqueeze(2)
-        x = torch.cat([start, self._rows(tokens, masked)], dim=2)
         x = x + F.linear(self._attend(known, places, x, first, anchors), self.output)
         wide = self._norm(x, self.mlp_norm)
         gate = _ACTIVATIONS[config.activation](F.linear(wide, self.gate))
         x = x + F.linear(gate * F.linear(wide, self.up), self.down)
         x = self._norm(x, self.final_norm)
-        return BlockLogits(F.linear(x, self.head), F.linear(x, self.survival).squeeze(-1))
+        survival = F.linear(x, self.survival).squeeze(-1)
+        if before is None:
+            return BlockLogits(F.linear(x, self.head), survival)
+        # Both terms in one product: a sum of two would pass over every logit once more, there and back.
+        joined = torch.cat([x, self._previous(before)], dim=-1)
+        return BlockLogits(F.linear(joined, torch.cat([self.head, self.markov_next], dim=-1)), survival)
 
     def markov(self, before: Tensor) -> Tensor:
         """The term ``[..., vocab_size]`` that is added where the token before has index ``before`` of the draft
         vocabulary; zero for -1."""
-        rows = self.markov_previous[before.clamp(min=0)] * (before >= 0).unsqueeze(-1)
-        return F.linear(rows, self.markov_next)
+        return F.linear(self._previous(before), self.markov_next)
 
-    def _rows(self, token_ids: Tensor, scaled: Tensor) -> Tensor:
-        token = self._norm(F.embedding(token_ids, self.embedding), self.embedding_norm)
-        return F.linear(token, self.from_embedding) + F.linear(self._norm(scaled, self.state_norm), self.from_states)
+    def _previous(self, before: Tensor) -> Tensor:
+        return self.markov_previous[before.clamp(min=0)] * (before >= 0).unsqueeze(-1)
+
+    def _rows(self, token_ids: Tensor, states: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
+        """The layer's input: of known tokens ``[B, T, hidden]``, of blocks ``[B, A, positions, hidden]``.
+
+        An RMS norm is a factor for each row, so it may come behind the product with ``from_states``. There the product
+        of states ``s`` and a mask ``m`` is ``W s + W m``: mask rows need no product of their own, only the mean square
+        of ``s + m``, and nothing as wide as the states has a gradient.
+        """
+        with torch.no_grad():
+            scaled = states.float() * self.state_scale
+            power = scaled.square().mean(dim=-1)
+            if torch.is_autocast_enabled(scaled.device.type):
+                scaled = scaled.to(torch.get_autocast_dtype(scaled.device.type))
+        weight = self.from_states * self.state_norm
+        token = F.linear(self._norm(F.embedding(token_ids, self.embedding), self.embedding_norm), self.from_embedding)
+        product = F.linear(scaled, weight)
+        eps = self.config.norm_eps
+        known = token + product * (power + eps).rsqrt().unsqueeze(-1)
+
+        def of_anchors(rows: Tensor) -> Tensor:
+            return rows.gather(1, anchors.unsqueeze(-1).expand(-1, -1, rows.shape[-1])).unsqueeze(2)
+
+        cross = F.linear(of_anchors(scaled), self.masks).squeeze(2).float() * (2 / self.config.state_width)
+        square = power.gather(1, anchors).unsqueeze(-1) + cross + self.masks.square().mean(dim=-1)
+        factor = (square.clamp(min=0) + eps).rsqrt().unsqueeze(-1)
+        masked = of_anchors(token) + (of_anchors(product) + F.linear(self.masks, weight)) * factor
+        return known, torch.cat([of_anchors(known), masked], dim=2)
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
         return F.rms_norm(x.float(), weight.shape, weight, self.config.norm_eps)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -107,7 +107,52 @@ class Lesson:
 
 
 class StateSet:
-    """Lessons in memory-mapped files: only what is being trained on needs memory."""
+    """Lessons in memory-mapped files: only what is being trained on needs memory.
+
+    Of ``folder`` and those of ``more``, one after the other. ``layers``: read the states of these only (None: all).
+    Raises ``InvalidRequestError`` for a folder without states, layers that were not kept, or folders that differ.
+    """
+
+    def __init__(self, folder: Path, *more: Path, layers: Sequence[int] | None = None) -> None:
+        self._parts = [_Folder(path) for path in (folder, *more)]
+        first = self._parts[0].files
+        for part, path in zip(self._parts, (folder, *more), strict=True):
+            if (part.files.layers, part.files.top) != (first.layers, first.top):
+                raise InvalidRequestError(
+                    f"{path} has layers {list(part.files.layers)} and {part.files.top} likeliest tokens, {folder} has "
+                    f"{list(first.layers)} and {first.top}: collect all with the same settings"
+                )
+        chosen = first.layers if layers is None else tuple(sorted(layers))
+        if not chosen or not set(chosen) <= set(first.layers):
+            raise InvalidRequestError(f"{folder} has states of layers {list(first.layers)}, wanted are {list(chosen)}")
+        hidden = first.width // len(first.layers)
+        places = [first.layers.index(layer) * hidden for layer in chosen]
+        # A slice wherever it is possible: it is a view, and other selections are copies.
+        self._columns: list[slice] = [slice(place, place + hidden) for place in places]
+        if chosen == first.layers:
+            self._columns = [slice(None)]
+        self._starts = np.concatenate(([0], np.cumsum([part.files.texts for part in self._parts])))
+        tokens = sum(part.files.tokens for part in self._parts)
+        self.files = replace(
+            first, layers=chosen, width=hidden * len(chosen), texts=int(self._starts[-1]), tokens=tokens
+        )
+
+    def __len__(self) -> int:
+        return self.files.texts
+
+    def __getitem__(self, text: int) -> Lesson:
+        part = int(np.searchsorted(self._starts, text, side="right")) - 1
+        lesson = self._parts[part].lesson(text - int(self._starts[part]))
+        columns = [lesson.states[:, column] for column in self._columns]
+        return replace(lesson, states=columns[0] if len(columns) == 1 else np.concatenate(columns, axis=1))
+
+    def output_counts(self) -> npt.NDArray[np.int64]:
+        """Output tokens of each text."""
+        return np.concatenate([part.index[:, 1] - part.index[:, 2] for part in self._parts])
+
+
+class _Folder:
+    """What ``collect`` wrote."""
 
     def __init__(self, folder: Path) -> None:
         try:
@@ -115,8 +160,8 @@ class StateSet:
         except OSError as error:
             raise InvalidRequestError(f"{folder} holds no collected states: {error}") from error
         self.files = StateFiles(**{**raw, "layers": tuple(raw["layers"])})
-        files, self._index = self.files, np.load(folder / "index.npy")  # [texts, 3]: start, tokens, first
-        self._starts = np.concatenate(([0], np.cumsum(self._index[:, 1] - self._index[:, 2])))
+        files, self.index = self.files, np.load(folder / "index.npy")  # [texts, 3]: start, tokens, first
+        self._starts = np.concatenate(([0], np.cumsum(self.index[:, 1] - self.index[:, 2])))
         outputs = int(self._starts[-1])
 
         def mapped(name: str, dtype: str, shape: tuple[int, ...]) -> np.memmap:
@@ -127,20 +172,12 @@ class StateSet:
         self._top_ids = mapped("top_ids", "<i4", (outputs, files.top))
         self._top_logprobs = mapped("top_logprobs", "<f2", (outputs, files.top))
 
-    def __len__(self) -> int:
-        return self.files.texts
-
-    def __getitem__(self, text: int) -> Lesson:
-        start, count, first = (int(value) for value in self._index[text])
+    def lesson(self, text: int) -> Lesson:
+        start, count, first = (int(value) for value in self.index[text])
         rows, outputs = slice(start, start + count), slice(int(self._starts[text]), int(self._starts[text + 1]))
         return Lesson(
             self._tokens[rows], self._states[rows], first, self._top_ids[outputs], self._top_logprobs[outputs]
         )
-
-    def output_counts(self) -> npt.NDArray[np.int64]:
-        """Output tokens of each text."""
-        counts: npt.NDArray[np.int64] = self._index[:, 1] - self._index[:, 2]
-        return counts
 
 
 def collect(

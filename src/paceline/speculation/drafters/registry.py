@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
 
 from paceline.backends.base import Backend
 from paceline.errors import InvalidRequestError
@@ -13,7 +16,8 @@ from paceline.speculation.drafters.model_loading import Target, open_model_draft
 from paceline.speculation.drafters.ngram import NgramDrafter
 from paceline.speculation.drafters.suffix import SuffixDrafter
 from paceline.speculation.drafters.turbo_loading import open_turbo_drafter
-from paceline.speculation.options import AUTO, SpeculationOptions
+from paceline.speculation.drafters.turbo_shipped import FOLDER, shipped_speculator
+from paceline.speculation.options import AUTO, NO_SPECULATOR, SpeculationOptions
 
 #: A drafter, and what to say about it at start.
 Made = tuple[Drafter, str]
@@ -33,7 +37,11 @@ def _model(options: SpeculationOptions, target: Target, backend: Backend) -> Mad
 
 def _turbo(options: SpeculationOptions, target: Target, backend: Backend) -> Made:
     if options.speculator is None:
-        raise InvalidRequestError("the drafter 'turbo' needs a speculator", param="speculator")
+        raise InvalidRequestError(
+            "the drafter 'turbo' needs a speculator, and the package brings none for this model: name the folder of "
+            "one that was trained for it",
+            param="speculator",
+        )
     assert target.model is not None, "who opens drafters knows the model"
     drafter, opened = open_turbo_drafter(
         options.speculator,
@@ -44,9 +52,11 @@ def _turbo(options: SpeculationOptions, target: Target, backend: Backend) -> Mad
         max_tokens=target.context_length,
     )
     config = opened.config
+    # One that was named is told by its name alone.
+    whose = "the package's " if Path(options.speculator).parent == FOLDER else ""
     return drafter, (
-        f"speculator {opened.name} ({opened.weights_bytes / 2**20:.1f} MiB): {config.positions} tokens a pass of "
-        f"{config.vocab_size} that it knows; states and keys of the last {config.window} tokens, "
+        f"{whose}speculator {opened.name} ({opened.weights_bytes / 2**20:.1f} MiB): {config.positions} tokens a pass "
+        f"of {config.vocab_size} that it knows; states and keys of the last {config.window} tokens, "
         f"{opened.cache_bytes / 2**20:.0f} MiB"
     )
 
@@ -64,9 +74,20 @@ DRAFTERS: dict[str, Make] = {
 }
 
 
+def _with_speculator(options: SpeculationOptions, target: Target) -> SpeculationOptions:
+    """The options with the speculator that the package brings for the model, if none was named and one is wanted."""
+    named = options.speculator
+    if named is None and "turbo" in options.drafters and target.model is not None:
+        found = shipped_speculator(target.model.spec, target.path)
+        named = None if found is None else str(found)
+    return msgspec.structs.replace(options, speculator=None if named == NO_SPECULATOR else named)
+
+
 def open_drafters(options: SpeculationOptions, target: Target, backend: Backend) -> Iterator[tuple[str, Made]]:
-    """The drafters that the options ask for, by name. Automatically: those that cost next to nothing, and a draft model
-    or a speculator that was named. ``suffix`` finds all that ``ngram`` finds."""
+    """The drafters that the options ask for, by name. Automatically: those that cost next to nothing, a draft model
+    that was named, and a speculator that was named or that the package brings. ``suffix`` finds all that ``ngram``
+    finds."""
+    options = _with_speculator(options, target)
     if options.speculate == AUTO:
         names = {"grammar", "suffix"} | ({"model"} if options.draft_model else set())
         names |= {"turbo"} if options.speculator else set()

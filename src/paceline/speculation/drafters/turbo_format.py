@@ -1,12 +1,16 @@
 """The folder of a trained speculator: ``config.json`` (architecture, the target it was made for, how it was trained)
-and ``model.safetensors``. The one place that knows its names and shapes."""
+and ``model.safetensors``. The one place that knows its names and shapes.
+
+Matrices are bfloat16 (format 1), or codes of 8 bits with a float16 scale for each group of columns (format 2): then
+``NAME`` holds the codes and ``NAME.scale`` the scales, which are just what an engine that computes in q8 lays out.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import torch
@@ -16,8 +20,12 @@ from safetensors.torch import load_file, save_file
 from paceline.backends.base import Activation, AttentionLayer, CacheDtype, CacheSpec, RopeSpec
 from paceline.errors import ModelLoadError
 from paceline.models.spec import ModelSpec
+from paceline.quantization.packed import PackedWeight
+from paceline.quantization.rounding import GROUP, quantize
 
-FORMAT = "paceline-turbo-1"
+#: How matrices are stored, and the format that has it.
+Stored = Literal["bf16", "q8"]
+FORMATS: dict[Stored, str] = {"bf16": "paceline-turbo-1", "q8": "paceline-turbo-2"}
 MOST_POSITIONS = 16  # of a block
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
@@ -57,7 +65,8 @@ class SpeculatorConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     ``layers``: of the target, whose residual streams it reads (ascending). ``window``: known tokens that it sees.
     ``vocab_size``: tokens that it can propose; the target's ids of them are the tensor ``tokens``. ``card``: what it
-    was trained on and how, for people.
+    was trained on and how, for people. ``target_norm``: the first gains of the target's last norm, by which a
+    speculator that nobody named is found for its target: quantized files of one model keep them.
     """
 
     target: TargetMark
@@ -74,8 +83,10 @@ class SpeculatorConfig(msgspec.Struct, frozen=True, kw_only=True):
     norm_eps: float = 1e-5
     rope_theta: float = 10_000.0
     activation: Activation = "silu"
-    format: str = FORMAT
+    format: str = FORMATS["bf16"]
+    stored: Stored = "bf16"
     shape_hash: str = ""
+    target_norm: tuple[float, ...] = ()
     card: dict[str, Any] = {}
 
     @property
@@ -139,7 +150,7 @@ class SpeculatorConfig(msgspec.Struct, frozen=True, kw_only=True):
     def check(self) -> None:
         """Raises ``ModelLoadError`` for sizes that cannot be."""
         rules = [
-            ("format", self.format == FORMAT, f"{FORMAT!r}"),
+            ("format", self.format == FORMATS[self.stored], f"{FORMATS[self.stored]!r}"),
             ("positions", 2 <= self.positions <= MOST_POSITIONS, f"between 2 and {MOST_POSITIONS}"),
             ("vocab_size", 1 <= self.vocab_size <= self.target.vocab_size, f"1 to {self.target.vocab_size}"),
             ("markov_rank", self.markov_rank >= 1, "at least 1"),
@@ -169,49 +180,87 @@ class SpeculatorConfig(msgspec.Struct, frozen=True, kw_only=True):
             )
 
 
-def write_speculator(folder: Path, config: SpeculatorConfig, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Writes the folder, weights in bfloat16 but for those that stay floats when they are used."""
-    config = msgspec.structs.replace(config, shape_hash=config.target.shape_hash)
+def write_speculator(
+    folder: Path, config: SpeculatorConfig, tensors: Mapping[str, torch.Tensor], stored: Stored = "bf16"
+) -> None:
+    """Writes the folder, matrices as ``stored`` says and the rest as the floats that they are when they are used."""
+    config = msgspec.structs.replace(config, shape_hash=config.target.shape_hash, stored=stored, format=FORMATS[stored])
     config.check()
-    kept = {}
+    kept: dict[str, torch.Tensor] = {}
     for name, shape in config.shapes().items():
         tensor = tensors[name].detach().cpu()
         assert tuple(tensor.shape) == shape, f"{name} is {tuple(tensor.shape)}, not {shape}"
-        kept[name] = tensor.long() if name == "tokens" else tensor.float()
-        if name in _MATRICES:
-            kept[name] = kept[name].to(torch.bfloat16)
-        kept[name] = kept[name].contiguous().clone()
+        if name == "tokens":
+            kept[name] = tensor.long()
+        elif _coded(name, shape, stored):
+            packed = quantize(tensor, "q8")
+            assert packed.scale is not None
+            kept[name], kept[f"{name}{SCALE}"] = packed.data, packed.scale
+        else:
+            kept[name] = tensor.to(torch.bfloat16 if name in _MATRICES else torch.float32)
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(kept, folder / f"{WEIGHTS}.partial")
+    save_file({name: tensor.contiguous().clone() for name, tensor in kept.items()}, folder / f"{WEIGHTS}.partial")
     (folder / f"{WEIGHTS}.partial").replace(folder / WEIGHTS)
     (folder / CONFIG).write_bytes(msgspec.json.format(msgspec.json.encode(config), indent=2) + b"\n")
 
 
 _MATRICES = frozenset(("from_embedding", "from_states", "qkv", "output", "gate", "up", "down", "head"))
+SCALE = ".scale"  # behind the name of a matrix, that of its scales
+
+
+def _coded(name: str, shape: tuple[int, ...], stored: Stored) -> bool:
+    """Whether a tensor is stored as codes: matrices, and the head's last row, in whole groups of columns."""
+    return stored == "q8" and (name in _MATRICES or name == "survival") and shape[1] % GROUP == 0
 
 
 def read_speculator(folder: str | Path) -> tuple[SpeculatorConfig, dict[str, torch.Tensor]]:
     """Configuration and tensors (float32, ``tokens`` int64). Raises ``ModelLoadError`` for a folder that is not a
     speculator, or a damaged one."""
+    config, stored = read_stored(folder)
+    return config, {
+        name: tensor.dequantize() if isinstance(tensor, PackedWeight) else tensor for name, tensor in stored.items()
+    }
+
+
+def read_stored(folder: str | Path) -> tuple[SpeculatorConfig, dict[str, torch.Tensor | PackedWeight]]:
+    """``read_speculator``, with matrices that are stored as codes left as they are."""
     folder = Path(folder)
     config = read_config(folder)
     try:
-        tensors: dict[str, torch.Tensor] = load_file(folder / WEIGHTS)
+        found: dict[str, torch.Tensor] = load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:
         raise ModelLoadError(f"cannot read {folder / WEIGHTS}: {error}") from error
-    for name, shape in config.shapes().items():
-        found = tuple(tensors[name].shape) if name in tensors else None
-        if found != shape:
+
+    def tensor(name: str, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> torch.Tensor:
+        there = found.get(name)
+        if there is None or tuple(there.shape) != shape:
             raise ModelLoadError(
                 f"{folder / WEIGHTS}: tensor {name!r} should have shape {list(shape)} by {CONFIG}, "
-                f"{'it is not there' if found is None else f'it has {list(found)}'}"
+                f"{'it is not there' if there is None else f'it has {list(there.shape)}'}"
             )
-    tokens = tensors["tokens"]
+        if dtype is not None and there.dtype != dtype:
+            raise ModelLoadError(f"{folder / WEIGHTS}: tensor {name!r} should be {dtype}, it is {there.dtype}")
+        return there
+
+    tensors: dict[str, torch.Tensor | PackedWeight] = {}
+    for name, shape in config.shapes().items():
+        if _coded(name, shape, config.stored):
+            codes = tensor(name, shape, torch.uint8)
+            scale = tensor(f"{name}{SCALE}", (shape[0], shape[1] // GROUP), torch.float16)
+            tensors[name] = PackedWeight("q8", codes, scale, None, GROUP)
+        elif name == "tokens":
+            tensors[name] = _checked_tokens(tensor(name, shape), config, folder)
+        else:
+            tensors[name] = tensor(name, shape).float()
+    return config, tensors
+
+
+def _checked_tokens(tokens: torch.Tensor, config: SpeculatorConfig, folder: Path) -> torch.Tensor:
     if not bool((tokens.diff() > 0).all()) or not 0 <= int(tokens[0]) <= int(tokens[-1]) < config.target.vocab_size:
         raise ModelLoadError(
             f"{folder / WEIGHTS}: 'tokens' must be ascending ids below the target's {config.target.vocab_size}"
         )
-    return config, {name: tensors[name] if name == "tokens" else tensors[name].float() for name in config.shapes()}
+    return tokens
 
 
 def read_config(folder: Path) -> SpeculatorConfig:

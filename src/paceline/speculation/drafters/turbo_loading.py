@@ -10,7 +10,7 @@ from paceline.errors import ModelLoadError
 from paceline.kv.sizing import cache_bytes
 from paceline.models.loading import LoadedModel
 from paceline.speculation.drafters.turbo import MAX_ROWS, TurboDrafter
-from paceline.speculation.drafters.turbo_format import SpeculatorConfig, read_speculator
+from paceline.speculation.drafters.turbo_format import SpeculatorConfig, read_stored
 from paceline.speculation.drafters.turbo_model import WeightKind, lay_out
 
 
@@ -41,7 +41,7 @@ def open_turbo_drafter(
     ``ModelLoadError`` when the folder is none of a speculator, or it was made for another model.
     """
     folder = Path(folder)
-    config, tensors = read_speculator(folder)
+    config, tensors = read_stored(folder)
     config.check_target(target.spec, target_name)
     if max_sequences < 1 or max_tokens < 1:
         raise ModelLoadError(f"a drafter needs sequences and tokens, got {max_sequences} and {max_tokens}")

@@ -68,26 +68,29 @@ class SpeculatorModel:
 
 def lay_out(
     config: SpeculatorConfig,
-    tensors: Mapping[str, torch.Tensor],
+    tensors: Mapping[str, torch.Tensor | PackedWeight],
     embedding: Matrix,
     backend: Backend,
     kind: WeightKind = "q8",
 ) -> SpeculatorModel:
-    """Lays a speculator's tensors (see ``read_speculator``) out for ``backend``; ``embedding``: the target's, laid out
+    """Lays a speculator's tensors (see ``read_stored``) out for ``backend``; ``embedding``: the target's, laid out
     by a backend of the same family."""
     size = 0
 
     def matrix(*names: str) -> Matrix:
         nonlocal size
-        parts = [_packed(torch.cat([tensors[name] for name in names]), kind)]
+        parts = [_packed([tensors[name] for name in names], kind)]
         size += sum(part.nbytes for part in parts)
         return backend.matrix(parts)
 
     def array(name: str) -> FloatArray:
-        return np.ascontiguousarray(tensors[name].float().numpy())
+        return np.ascontiguousarray(dense(name).float().numpy())
 
     def vector(name: str) -> Vector:
-        return backend.vector(tensors[name].float())
+        return backend.vector(dense(name).float())
+
+    def dense(name: str) -> torch.Tensor:
+        return _dense(tensors[name])
 
     matrices = {name: matrix(name) for name in ("from_embedding", "from_states", "qkv", "output", "gate", "up", "down")}
     return SpeculatorModel(
@@ -100,8 +103,8 @@ def lay_out(
         mlp_norm=vector("mlp_norm"),
         final_norm=vector("final_norm"),
         head=matrix("head", "survival"),
-        tokens=tensors["tokens"].numpy(),
-        indices=_indices(tensors["tokens"].numpy(), config.target.vocab_size),
+        tokens=dense("tokens").numpy(),
+        indices=_indices(dense("tokens").numpy(), config.target.vocab_size),
         state_scale=array("state_scale"),
         masks=array("masks"),
         markov_previous=array("markov_previous"),
@@ -117,7 +120,17 @@ def _indices(tokens: npt.NDArray[np.int64], vocab_size: int) -> IntArray:
     return indices
 
 
-def _packed(weights: torch.Tensor, kind: WeightKind) -> PackedWeight:
+def _dense(tensor: torch.Tensor | PackedWeight) -> torch.Tensor:
+    return tensor.dequantize() if isinstance(tensor, PackedWeight) else tensor
+
+
+def _packed(parts: list[torch.Tensor | PackedWeight], kind: WeightKind) -> PackedWeight:
+    """The rows of ``parts`` as one matrix. Those that are stored in this kind already are not rounded again."""
+    packed = [part for part in parts if isinstance(part, PackedWeight) and part.kind == kind and part.scale is not None]
+    if len(packed) == len(parts):
+        codes, scales = [part.data for part in packed], [part.scale for part in packed if part.scale is not None]
+        return PackedWeight(packed[0].kind, torch.cat(codes), torch.cat(scales), None, packed[0].group_size)
+    weights = torch.cat([_dense(part) for part in parts])
     if kind == "f32" or weights.shape[1] % GROUP:
         return PackedWeight("f32", weights.float().contiguous())
     return quantize(weights, kind)
