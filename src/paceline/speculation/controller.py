@@ -16,6 +16,7 @@ from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from itertools import accumulate
 from operator import ne
+from typing import TypeVar
 
 from paceline.sampling.grammar import GrammarMatcher
 from paceline.speculation.admit import Admission, admit, best_first
@@ -23,11 +24,12 @@ from paceline.speculation.calibration import Calibration, SequenceRecord, outcom
 from paceline.speculation.costs import StepCosts
 from paceline.speculation.decision import Decision, StepShape
 from paceline.speculation.draft import Draft
-from paceline.speculation.drafters.base import Drafter, KeepsAdapters, Priced, Progress, SequenceView
+from paceline.speculation.drafters.base import Bounded, Drafter, KeepsAdapters, Priced, Progress, SequenceView
 from paceline.speculation.prospect import PROBE_LENGTH, Prospect
 from paceline.speculation.reliability import Reliability, ReliabilityBin
 
 Key = tuple[str, int]
+D = TypeVar("D")
 
 #: A proposal that was not verified is followed for so many tokens of the text: a single one would teach nothing of
 #: later positions, more would take too long to notice that a drafter has become good.
@@ -71,7 +73,6 @@ class Controller:
 
     def __init__(self, drafters: Seq[Drafter], costs: StepCosts | None = None, *, coupled: bool = False) -> None:
         self.names = tuple(drafter.name for drafter in drafters)
-        self.layers = tuple(sorted({layer for drafter in drafters for layer in drafter.layers}))
         self.costs = costs
         self.calibration = Calibration()
         self._reliability = Reliability()
@@ -83,6 +84,15 @@ class Controller:
         self._tracks: dict[Key, Track] = {}
         self._threshold = 0.5  # survival that paid for a row in the last step
 
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Of the target, that some drafter reads now; others when speculators of adapters come and go."""
+        return tuple(sorted({layer for drafter in self._drafters for layer in drafter.layers}))
+
+    def drafter(self, kind: type[D]) -> D | None:
+        """The drafter of this class, if there is one."""
+        return next((drafter for drafter in self._drafters if isinstance(drafter, kind)), None)
+
     def choose(self, sequences: Seq[SequenceView], limits: Seq[int], shape: StepShape) -> Decision:
         if self.costs is None:
             return Decision([None] * len(sequences))
@@ -92,8 +102,8 @@ class Controller:
         best = self._best(tracks)
         admission = self._admit(best, shape)
         for prospect in self._prospects:
-            wanted = self._expect(prospect, sequences, limits, best, admission, shape)
-            if wanted:
+            wanted = self._wanted(prospect, sequences, limits, best, admission, shape)
+            if any(wanted):
                 chosen = [i for i, length in enumerate(wanted) if length]
                 started = time.perf_counter()
                 self._ask(
@@ -206,6 +216,33 @@ class Controller:
         survivals = [() if candidate is None else candidate.survival for candidate in best]
         assert self.costs is not None
         return admit(survivals, shape.sampling, shape.other_rows, self.costs, shape.draft_rows, causal=drawn)
+
+    def _wanted(
+        self,
+        prospect: Prospect,
+        sequences: Seq[SequenceView],
+        limits: Seq[int],
+        best: Seq[Candidate | None],
+        admission: Admission,
+        shape: StepShape,
+    ) -> list[int]:
+        """As ``_expect``, within what the drafter can propose for each sequence. Those for which it can propose come
+        first: one of them is looked at when it is time for that."""
+        drafter = prospect.drafter
+        if not isinstance(drafter, Bounded):
+            return self._expect(prospect, sequences, limits, best, admission, shape)
+        reach = [min(limit, drafter.longest(one)) for one, limit in zip(sequences, limits, strict=True)]
+        if not any(reach):
+            return []
+        order = sorted(range(len(reach)), key=lambda i: reach[i] == 0)
+        lengths = self._expect(
+            prospect, [sequences[i] for i in order], [reach[i] for i in order], [best[i] for i in order],
+            admission, shape,
+        )  # fmt: skip
+        wanted = [0] * len(reach)
+        for i, length in zip(order, lengths, strict=False):
+            wanted[i] = length
+        return wanted
 
     def _expect(
         self,

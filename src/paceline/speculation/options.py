@@ -11,13 +11,14 @@ from paceline.sampling.speculative import MAX_DRAFT
 
 AUTO, OFF = "auto", "off"
 
-#: Every drafter that a user can name. ``model`` needs a ``draft_model``, ``turbo`` a ``speculator``.
+#: Every drafter that a user can name. ``model`` needs a ``draft_model``; ``turbo`` has a ``speculator``, or those that
+#: adapters bring with them.
 DRAFTER_NAMES = ("suffix", "ngram", "grammar", "model", "turbo")
 
-#: What such drafters need: (drafter, option, what it is).
+#: Options of single drafters, and whether these can do without: (drafter, option, what it is, needed).
 NEEDS = (
-    ("model", "draft_model", "a small model with the same vocabulary"),
-    ("turbo", "speculator", "the folder of a speculator that was trained for this model"),
+    ("model", "draft_model", "a small model with the same vocabulary", True),
+    ("turbo", "speculator", "the folder of a speculator that was trained for this model", False),
 )
 
 #: "exact": noise of its own for each purpose, best acceptance. "coupled": drafts and target share noise (Gumbel), so
@@ -84,12 +85,12 @@ class SpeculationOptions(msgspec.Struct, frozen=True, kw_only=True, omit_default
                 raise InvalidRequestError(f"speculate must be {known}, got {name!r}", param="speculate")
 
     def _validate_needs(self) -> None:
-        """A named drafter and the option that it needs come together."""
+        """An option of a drafter comes with the drafter, and a needed one the other way round."""
         if self.speculate in (AUTO, OFF):
             return
-        for drafter, option, what in NEEDS:
+        for drafter, option, what, needed in NEEDS:
             given = getattr(self, option)
-            if drafter in self.drafters and given is None:
+            if needed and drafter in self.drafters and given is None:
                 raise InvalidRequestError(f"the drafter {drafter!r} needs a {option}, {what}", param=option)
             if drafter not in self.drafters and given is not None:
                 raise InvalidRequestError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from paceline.backends.base import Backend
 from paceline.errors import InvalidRequestError
@@ -12,7 +13,9 @@ from paceline.speculation.drafters.grammar import GrammarDrafter
 from paceline.speculation.drafters.model_loading import Target, open_model_drafter
 from paceline.speculation.drafters.ngram import NgramDrafter
 from paceline.speculation.drafters.suffix import SuffixDrafter
-from paceline.speculation.drafters.turbo_loading import open_turbo_drafter
+from paceline.speculation.drafters.turbo import TurboDrafter
+from paceline.speculation.drafters.turbo_loading import OpenedSpeculator, open_turbo_drafter
+from paceline.speculation.drafters.turbo_speculators import TurboSpeculators
 from paceline.speculation.options import AUTO, SpeculationOptions
 
 #: A drafter, and what to say about it at start.
@@ -32,19 +35,24 @@ def _model(options: SpeculationOptions, target: Target, backend: Backend) -> Mad
 
 
 def _turbo(options: SpeculationOptions, target: Target, backend: Backend) -> Made:
+    model = target.model
+    assert model is not None, "who opens drafters knows the model"
+
+    def open_one(folder: str | Path) -> tuple[TurboDrafter, OpenedSpeculator]:
+        return open_turbo_drafter(
+            folder,
+            model,
+            backend,
+            target_name="the model" if target.path is None else target.path.name,
+            max_sequences=target.max_sequences,
+            max_tokens=target.context_length,
+        )
+
     if options.speculator is None:
-        raise InvalidRequestError("the drafter 'turbo' needs a speculator", param="speculator")
-    assert target.model is not None, "who opens drafters knows the model"
-    drafter, opened = open_turbo_drafter(
-        options.speculator,
-        target.model,
-        backend,
-        target_name="the model" if target.path is None else target.path.name,
-        max_sequences=target.max_sequences,
-        max_tokens=target.context_length,
-    )
+        return TurboSpeculators(lambda folder: open_one(folder)[0]), "speculators that adapters bring with them"
+    base, opened = open_one(options.speculator)
     config = opened.config
-    return drafter, (
+    return TurboSpeculators(lambda folder: open_one(folder)[0], base), (
         f"speculator {opened.name} ({opened.weights_bytes / 2**20:.1f} MiB): {config.positions} tokens a pass of "
         f"{config.vocab_size} that it knows; states and keys of the last {config.window} tokens, "
         f"{opened.cache_bytes / 2**20:.0f} MiB"
@@ -65,11 +73,13 @@ DRAFTERS: dict[str, Make] = {
 
 
 def open_drafters(options: SpeculationOptions, target: Target, backend: Backend) -> Iterator[tuple[str, Made]]:
-    """The drafters that the options ask for, by name. Automatically: those that cost next to nothing, and a draft model
-    or a speculator that was named. ``suffix`` finds all that ``ngram`` finds."""
+    """The drafters that the options ask for, by name. Automatically: those that cost next to nothing, a draft model or
+    a speculator that was named, and speculators of adapters where there can be any. ``suffix`` finds all that ``ngram``
+    finds."""
     if options.speculate == AUTO:
         names = {"grammar", "suffix"} | ({"model"} if options.draft_model else set())
-        names |= {"turbo"} if options.speculator else set()
+        adapted = target.model is not None and bool(target.model.adapter_shapes) and backend.max_adapters > 0
+        names |= {"turbo"} if options.speculator or adapted else set()
     else:
         names = set(options.drafters)
     for name, make in DRAFTERS.items():

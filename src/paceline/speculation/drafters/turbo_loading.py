@@ -38,11 +38,14 @@ def open_turbo_drafter(
     """The drafter for the speculator in ``folder``, beside ``target`` that runs on ``backend`` under ``target_name``.
 
     ``kind``: how its matrices are kept; None: q8 where the backend has integer kernels, else as they are. Raises
-    ``ModelLoadError`` when the folder is none of a speculator, or it was made for another model.
+    ``ModelLoadError`` when the folder is none of a speculator, it was made for another model, or it is damaged.
     """
     folder = Path(folder)
     config, tensors = read_speculator(folder)
     config.check_target(target.spec, target_name)
+    for name, tensor in tensors.items():
+        if not bool(tensor.isfinite().all()):
+            raise ModelLoadError(f"{folder}: tensor {name!r} has numbers that are not finite (NaN or infinity)")
     if max_sequences < 1 or max_tokens < 1:
         raise ModelLoadError(f"a drafter needs sequences and tokens, got {max_sequences} and {max_tokens}")
     own = backend.sibling()
