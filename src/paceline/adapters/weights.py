@@ -24,5 +24,5 @@ class AdapterWeights:
         """Bytes of all matrices as float32, and of the speculator. Parts of a fused module share one A, which counts
         once."""
         matrices = {id(m): m for part in self.parts.values() for m in (part.a, part.b)}
-        own = sum(matrix.numel() * matrix.element_size() for matrix in matrices.values())
+        own: int = sum(matrix.numel() * matrix.element_size() for matrix in matrices.values())
         return own + (0 if self.speculator is None else self.speculator.nbytes)
