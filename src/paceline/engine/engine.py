@@ -336,10 +336,11 @@ class Engine:
             self._stats.generation_tokens += count
             if sequence.version is not None:
                 self.adapters.count_tokens(sequence.version, count)
+            stand = [row - 1 for row in result.path[1 : accepted + 1]]
             if self.drafting is not None and sequence.draft_rows:
-                self.drafting.count(sequence, accepted)
+                self.drafting.count(sequence, stand)
             if sequence.params.wants_report:
-                speculation = self._report(sequence, accepted, count, seconds)
+                speculation = self._report(sequence, stand, count, seconds)
             sequence.append(token_ids)
             assert sequence.sampling is not None
             sequence.sampling.state.extend(token_ids)
@@ -364,7 +365,7 @@ class Engine:
             self._introduce(sequence, delta)
         return delta
 
-    def _report(self, sequence: Sequence, accepted: int, num_tokens: int, seconds: float) -> StepSpeculation:
+    def _report(self, sequence: Sequence, accepted: Seq[int], num_tokens: int, seconds: float) -> StepSpeculation:
         if self.drafting is None:
             return StepSpeculation(time=seconds, time_without=seconds * num_tokens)
         return self.drafting.report(sequence, accepted, num_tokens, seconds)
