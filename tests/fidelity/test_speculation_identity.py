@@ -40,6 +40,7 @@ DRAFTERS = {
     "grammar": ("grammar",),
     "model": ("model",),
     "all": ("grammar", "suffix", "ngram", "model"),
+    "merged": ("suffix", "ngram"),
 }
 BATCHES = {1: 5, 8: 14, 32: 36}  # sequences in a step: prompts
 CACHES = ("off", "cold", "warm")
@@ -141,7 +142,7 @@ def test_every_two_settings_meet_over_at_least_two_hundred_prompts(prompts: Prom
 def test_greedy_text_is_that_of_decoding_without_drafts(
     configuration: Configuration, target: Target, prompts: Prompts
 ) -> None:
-    drafters = target.drafters(*DRAFTERS[configuration.drafter])
+    drafters = target.drafters(*DRAFTERS[configuration.drafter], merging=configuration.drafter == "merged")
     engine = target.engine(
         drafters.controller(),
         max_running=min(configuration.batch, configuration.max_rows),

@@ -93,6 +93,7 @@ class _Tree:
     shares: list[float] = field(default_factory=list)
     owners: list[str] = field(default_factory=list)
     children: dict[int, dict[int, int]] = field(default_factory=dict)  # nodes by parent and token
+    masses: dict[int, float] = field(default_factory=dict)  # sum of the children's shares
     lessons: list[Lesson] = field(default_factory=list)
 
     def add(self, proposal: Proposal, weight: Callable[[Pair], float]) -> list[int]:
@@ -107,24 +108,22 @@ class _Tree:
             above = -1 if parent < 0 else nodes[parent]
             siblings = self.children.setdefault(above, {})
             if above not in taken:
-                taken[above] = min(1.0, sum(self.shares[node] for node in siblings.values()))
+                taken[above] = self.masses.setdefault(above, 0.0)
                 if siblings:
                     leaders[above] = self.owners[max(siblings.values(), key=self.shares.__getitem__)]
             node = siblings.get(token)
-            if above not in leaders:  # nobody stronger says anything here
-                if node is None:
-                    node = self._new(siblings, token, above, draft.drafter)
-                self.shares[node] = min(1.0, self.shares[node] + share)  # a twin's share counts, too
-            else:
-                agree = node is not None
-                if node is None:
-                    node = self._new(siblings, token, above, draft.drafter)
-                pair = Pair(self.owners[node] if agree else leaders[above], draft.drafter, agree)
-                gain = (1.0 - taken[above]) * share
-                if pair.stronger != pair.weaker:
-                    self.lessons.append(Lesson(pair, node, self.shares[node], gain))
-                    gain *= weight(pair)
-                self.shares[node] = min(1.0, self.shares[node] + gain)
+            agree = node is not None
+            if node is None:
+                node = self._new(siblings, token, above, draft.drafter)
+            gain = (1.0 - taken[above]) * share
+            leader = self.owners[node] if agree else leaders.get(above)
+            if above in leaders and leader is not None and leader != draft.drafter:
+                pair = Pair(leader, draft.drafter, agree)
+                self.lessons.append(Lesson(pair, node, self.shares[node], gain))
+                gain *= weight(pair)
+            gain = min(gain, max(0.0, 1.0 - self.masses[above]))  # binds where twins say the same thing twice
+            self.shares[node] += gain
+            self.masses[above] += gain
             nodes.append(node)
         return nodes
 
