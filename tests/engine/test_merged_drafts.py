@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
+from dataclasses import replace
 
 import pytest
 from fake_drafters import Answers, ScriptedDrafter, TreeDrafter
 from fake_model import make_engine, make_request, prompt_of, serve
-from speculation_shapes import H200_POINTS
 
 from paceline.engine.engine import Engine
 from paceline.engine.messages import Request
 from paceline.sampling.speculative import Speculative
 from paceline.speculation.controller import Controller
 from paceline.speculation.costs import StepCosts
+from paceline.speculation.draft import Draft
 from paceline.speculation.drafters.base import Drafter
+
+FREE_ROWS = [(1, 3.3e-3), (150, 3.3e-3), (512, 11.3e-3)]  # seconds of a step by rows, as on a large GPU
 
 
 def requests() -> list[Request]:
@@ -32,7 +35,7 @@ def requests() -> list[Request]:
 def engine_with(drafters: Seq[Drafter], windows: tuple[int, ...]) -> Engine:
     engine, _ = make_engine(windows, drafter=drafters[0])
     assert engine.drafting is not None
-    engine.drafting.controller = Controller(drafters, StepCosts(H200_POINTS))
+    engine.drafting.controller = Controller(drafters, StepCosts(FREE_ROWS))
     return engine
 
 
@@ -48,9 +51,7 @@ def drafters_of(answers: Answers) -> list[Drafter]:
     return made
 
 
-def _named(draft, name):
-    from dataclasses import replace
-
+def _named(draft: Draft | None, name: str) -> Draft | None:
     return None if draft is None else replace(draft, drafter=name)
 
 
