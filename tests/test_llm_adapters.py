@@ -133,7 +133,7 @@ def test_a_bad_adapter_is_refused_with_the_reason(llm, model, tensors, tmp_path,
 
 def test_what_was_loaded_is_told(llm) -> None:
     (choice,) = [choice for choice in llm.info.choices if choice.name == "adapters"]
-    assert choice.value == "one, two, three" and "at most 2" in choice.reason
+    assert choice.value == ", ".join(f"{name} (LoRA, 0.1 MiB)" for name in NAMES) and "at most 2" in choice.reason
     with pytest.raises(InvalidRequestError, match="max_adapters must be at least 1"):
         LLM(str(llm.info.path), max_adapters=0, **OPTIONS)
 
