@@ -85,8 +85,8 @@ def test_a_draft_model_that_was_named_drafts(speculate, folder, draft) -> None:
     assert ready.drafters == (["grammar", "suffix", "model", "turbo"] if speculate == "auto" else ["model"])
     assert "draft (" in told(ready, "drafter model") and "KV cache of" in told(ready, "drafter model")
     assert engine.drafting is not None
-    drafter = engine.drafting.controller._drafters[-1]
-    assert isinstance(drafter, ModelDrafter) and drafter.max_tokens <= engine.context_length
+    drafter = engine.drafting.controller.drafter(ModelDrafter)
+    assert drafter is not None and drafter.max_tokens <= engine.context_length
 
 
 def test_coupled_sampling_reaches_controller_and_sampler(folder) -> None:
