@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from lora_models import TARGETS, merge, random_tensors, write_adapter
 from paceline import LLM, AdapterError, InvalidRequestError, PacelineError, SamplingParams
+from paceline.backends.registry import get_backend
+from paceline.models.loading import load_model
+from paceline.sampling.speculative import Speculative
+from paceline.speculation.costs import StepCosts
+from paceline.speculation.drafters.turbo_format import write_speculator
 from tiny_models import tiny_model
 from tiny_tokenizer import save_tiny_tokenizer
+from turbo_models import tensors_for_text, tiny_config
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=12, ignore_eos=True)
 PROMPTS = ["The first", "Another one, longer than the first", "in the end"]
@@ -125,7 +133,7 @@ def test_a_bad_adapter_is_refused_with_the_reason(llm, model, tensors, tmp_path,
 
 def test_what_was_loaded_is_told(llm) -> None:
     (choice,) = [choice for choice in llm.info.choices if choice.name == "adapters"]
-    assert choice.value == "one, two, three" and "at most 2" in choice.reason
+    assert choice.value == ", ".join(f"{name} (LoRA, 0.1 MiB)" for name in NAMES) and "at most 2" in choice.reason
     with pytest.raises(InvalidRequestError, match="max_adapters must be at least 1"):
         LLM(str(llm.info.path), max_adapters=0, **OPTIONS)
 
@@ -135,3 +143,30 @@ def test_a_closed_llm_loads_nothing(model, folders) -> None:
     llm.close()
     with pytest.raises(PacelineError, match="closed"):
         llm.load_adapter("one", folders["one"])
+
+
+def test_an_adapter_with_a_speculator_is_all_that_it_takes(llm, model, folders, merged, tmp_path) -> None:
+    """With the controller that users have, told that rows are free: drafts that are right stand, no text changes."""
+    llm._engine.drafting.controller.costs = StepCosts([(1, 10.0), (64, 10.0)])
+    target = load_model(model, get_backend("torch"))
+    config = tiny_config(target, positions=4, vocab_size=100, markov_rank=100)
+    folder = tmp_path / "turbo"
+    shutil.copytree(folders["one"], folder)
+    answer = merged["one"][0]
+    write_speculator(folder / "speculator", config, tensors_for_text(config, answer))
+    assert "turbo" in llm.info.drafters and "one (LoRA, " in _choice(llm, "adapters")
+    llm.load_adapter("one", folder, replace=True)
+    assert [info.kind for info in llm._engine.adapters.infos()] == ["Turbo LoRA", "LoRA", "LoRA"]
+    wishes = msgspec.structs.replace(GREEDY, speculative=Speculative(drafters=("turbo",)))
+    for _ in range(3):
+        assert tokens(llm.generate(PROMPTS, wishes, adapter="one")) == merged["one"]
+    (counted,) = (entry for entry in llm.stats.drafters if entry.drafter == "turbo")
+    assert counted.adapter == "one" and counted.accepted_tokens > 0
+    (folder / "speculator" / "model.safetensors").unlink()
+    with pytest.raises(AdapterError, match=r"its speculator cannot be used: cannot read .*model\.safetensors"):
+        llm.load_adapter("one", folder, replace=True)
+    assert tokens(llm.generate(PROMPTS, wishes, adapter="one")) == merged["one"]
+
+
+def _choice(llm: LLM, name: str) -> str:
+    return next(choice.value for choice in llm.info.choices if choice.name == name)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -34,4 +36,21 @@ def random_tensors(config: SpeculatorConfig, seed: int = 0) -> Tensors:
             tensors[name] = 1.5 * noise / shape[-1] ** 0.5
     ids = torch.randperm(config.target.vocab_size, generator=generator)[: config.vocab_size]
     tensors["tokens"] = ids.sort().values
+    return tensors
+
+
+def tensors_for_text(config: SpeculatorConfig, text: Sequence[int], seed: int = 0) -> Tensors:
+    """Of a speculator that proposes what follows each token in ``text``, the last time where it comes more than once.
+    Its Markov term says it all: rank and vocabulary must be one number, and the text's tokens fit in."""
+    size = config.vocab_size
+    assert config.markov_rank == size >= len(set(text))
+    tensors = random_tensors(config, seed)
+    others = [token for token in range(config.target.vocab_size) if token not in text]
+    tokens = sorted([*set(text), *others][:size])
+    tensors["tokens"] = torch.tensor(tokens)
+    tensors["head"] *= 0.0
+    tensors["markov_next"], tensors["markov_previous"] = torch.eye(size), torch.zeros(size, size)
+    for token, following in pairwise(text):
+        row = tensors["markov_previous"][tokens.index(token)]
+        row.zero_()[tokens.index(following)] = 6.0
     return tensors

@@ -29,6 +29,7 @@ class Weights:
     def __init__(self, name: str) -> None:
         self.parts = {(0, "q"): name}
         self.nbytes = 1
+        self.speculator = None
 
 
 def adapter(name: str, last_used: int = 0) -> Adapter:

@@ -22,6 +22,7 @@ NBYTES = 100
 class FakeWeights:
     parts: dict[tuple[int, str], int]
     nbytes: int = NBYTES
+    speculator: Any = None
 
 
 def write_adapter(folder: Path, salt: int, broken: str = "") -> Path:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import pytest
-import torch
 from fake_model import drain, serve
 from test_engine_backends import Case, prompt_of, requests
 
@@ -13,7 +10,7 @@ from paceline.engine.messages import Request
 from paceline.sampling.params import SamplingParams
 from paceline.speculation.drafters.turbo import TurboDrafter
 from paceline.speculation.drafters.turbo_model import lay_out
-from turbo_models import random_tensors, tiny_config
+from turbo_models import random_tensors, tensors_for_text, tiny_config
 
 
 @pytest.fixture(scope="module", params=["torch", "cpu"])
@@ -24,15 +21,7 @@ def case(request: pytest.FixtureRequest, tiny_checkpoint) -> Case:
 def make_drafter(case: Case, text: list[int] | None = None, **options: object) -> TurboDrafter:
     """A random speculator of four positions; with ``text``, one that proposes what follows each token there."""
     config = tiny_config(case.model, vocab_size=60, markov_rank=60)
-    tensors = random_tensors(config)
-    if text is not None:
-        others = [token for token in range(160) if token not in text]
-        tokens = sorted([*set(text), *others][:60])
-        tensors["tokens"] = torch.tensor(tokens)
-        tensors["head"] *= 0.0
-        tensors["markov_next"], tensors["markov_previous"] = torch.eye(60), torch.zeros(60, 60)
-        for token, following in pairwise(text):
-            tensors["markov_previous"][tokens.index(token), tokens.index(following)] = 6.0
+    tensors = random_tensors(config) if text is None else tensors_for_text(config, text)
     own = case.backend.sibling()
     model = lay_out(config, tensors, case.model.weights.embedding, own, "q8" if case.backend.name == "cpu" else "f32")
     return TurboDrafter(model, own, **{"max_sequences": 8, "max_tokens": 128, **options})

@@ -53,7 +53,7 @@ def test_every_drafter_that_can_be_named_can_be_opened() -> None:
 
 def test_by_default_there_are_the_drafters_that_cost_nothing_and_measured_costs(folder) -> None:
     engine, ready = build(folder)
-    assert ready.drafters == ["grammar", "suffix"] == list(engine.drafter_names)
+    assert ready.drafters == ["grammar", "suffix", "turbo"] == list(engine.drafter_names)
     assert engine.drafting is not None
     controller = engine.drafting.controller
     assert type(controller) is Controller and controller.costs is not None and not controller.coupled
@@ -82,11 +82,11 @@ def test_named_drafters_are_all_there_are(names, folder) -> None:
 @pytest.mark.parametrize("speculate", ["auto", ("model",)], ids=str)
 def test_a_draft_model_that_was_named_drafts(speculate, folder, draft) -> None:
     engine, ready = build(folder, speculate=speculate, draft_model=str(draft))
-    assert ready.drafters == (["grammar", "suffix", "model"] if speculate == "auto" else ["model"])
+    assert ready.drafters == (["grammar", "suffix", "model", "turbo"] if speculate == "auto" else ["model"])
     assert "draft (" in told(ready, "drafter model") and "KV cache of" in told(ready, "drafter model")
     assert engine.drafting is not None
-    drafter = engine.drafting.controller._drafters[-1]
-    assert isinstance(drafter, ModelDrafter) and drafter.max_tokens <= engine.context_length
+    drafter = engine.drafting.controller.drafter(ModelDrafter)
+    assert drafter is not None and drafter.max_tokens <= engine.context_length
 
 
 def test_coupled_sampling_reaches_controller_and_sampler(folder) -> None:

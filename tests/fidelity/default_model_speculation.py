@@ -38,6 +38,7 @@ from paceline.speculation.drafters.grammar import GrammarDrafter
 from paceline.speculation.drafters.model import ModelDrafter
 from paceline.speculation.drafters.ngram import NgramDrafter
 from paceline.speculation.drafters.suffix import SuffixDrafter
+from paceline.speculation.merge import Proposal, merge
 from paceline.speculation.options import SpeculationOptions
 
 MODEL_DRAFT = 4  # tokens, where the model drafter is asked for everybody in every step
@@ -121,8 +122,10 @@ class Target:
         spec = replace(self.model.spec, layers=tuple(self.model.spec.layers[i] for i in kept))
         return replace(self.model, spec=spec, weights=replace(self.model.weights, layers=renumbered))
 
-    def drafters(self, *names: str, draw: Draw = draw_independently, blocks: int = 600) -> Drafters:
-        """New drafters by name, with nothing learned."""
+    def drafters(
+        self, *names: str, draw: Draw = draw_independently, blocks: int = 600, merging: bool = False
+    ) -> Drafters:
+        """New drafters by name, with nothing learned; ``merging``: their proposals are verified as one tree."""
         make = {
             "suffix": lambda: SuffixDrafter(SpeculationOptions()),
             "ngram": lambda: NgramDrafter(SpeculationOptions()),
@@ -131,7 +134,7 @@ class Target:
                 self.small_model(), self.backend.sibling(), [blocks], 32, catch_up_rows=256, draw=draw
             ),
         }
-        return Drafters([make[name]() for name in names])
+        return (Merging if merging else Drafters)([make[name]() for name in names])
 
 
 class Drafters:
@@ -181,6 +184,29 @@ class Drafters:
             elif isinstance(drafter, ModelDrafter):
                 assert not drafter._cache.tracks and drafter._cache.cache.num_used_blocks == 0
                 drafter.check_integrity()
+
+
+class Merging(Drafters):
+    """All that the drafters propose, as one tree; in each step another one is trusted most."""
+
+    def propose(self, sequences: Seq[SequenceView], lengths: Seq[int]) -> list[Draft | None]:
+        self._steps += 1
+        turn = self._steps % len(self.drafters)
+        proposed = [one.propose(sequences, lengths) for one in (*self.drafters[turn:], *self.drafters[:turn])]
+        drafts: list[Draft | None] = []
+        for own, limit in zip(zip(*proposed, strict=True), lengths, strict=True):
+            parts = [Proposal(draft, _falling(draft)) for draft in own if draft is not None and len(draft)]
+            drafts.append(merge(parts, lambda pair: 0.5).draft.trim(limit) if parts else None)
+        return drafts
+
+
+def _falling(draft: Draft) -> list[float]:
+    """Survivals of a draft whose tokens are all trusted alike."""
+    parents = range(-1, len(draft) - 1) if draft.parents is None else draft.parents
+    survival: list[float] = []
+    for parent in parents:
+        survival.append(0.9 * (survival[parent] if parent >= 0 else 1.0) / (1 + (draft.parents or ()).count(parent)))
+    return survival
 
 
 def serve(engine: Engine, requests: Seq[Request], urgent: Seq[Request] = ()) -> dict[tuple[str, int], Outcome]:

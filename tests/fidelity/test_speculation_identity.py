@@ -40,6 +40,7 @@ DRAFTERS = {
     "grammar": ("grammar",),
     "model": ("model",),
     "all": ("grammar", "suffix", "ngram", "model"),
+    "merged": ("suffix", "ngram"),
 }
 BATCHES = {1: 5, 8: 14, 32: 36}  # sequences in a step: prompts
 CACHES = ("off", "cold", "warm")
@@ -78,7 +79,7 @@ def configurations() -> list[Configuration]:
             batch,
             CACHES[(b + d) % 3],
             STEP_ROWS[(b + 2 * d) % 3],
-            crowded=batch == (32, 8)[d % 2],
+            crowded=batch == (32 if drafter == "merged" else (32, 8)[d % 2]),
         )
         for (d, drafter), (b, batch) in product(enumerate(DRAFTERS), enumerate(BATCHES))
     ]
@@ -141,7 +142,7 @@ def test_every_two_settings_meet_over_at_least_two_hundred_prompts(prompts: Prom
 def test_greedy_text_is_that_of_decoding_without_drafts(
     configuration: Configuration, target: Target, prompts: Prompts
 ) -> None:
-    drafters = target.drafters(*DRAFTERS[configuration.drafter])
+    drafters = target.drafters(*DRAFTERS[configuration.drafter], merging=configuration.drafter == "merged")
     engine = target.engine(
         drafters.controller(),
         max_running=min(configuration.batch, configuration.max_rows),
@@ -180,7 +181,7 @@ def test_the_controller_that_users_get_changes_no_text(target: Target, prompts: 
     with LLM() as llm:
         drafting = llm._engine.drafting
         assert drafting is not None and type(drafting.controller) is Controller and llm.info.backend == "cpu"
-        assert tuple(llm.info.drafters) == drafting.controller.names == ("grammar", "suffix")
+        assert tuple(llm.info.drafters) == drafting.controller.names == ("grammar", "suffix", "turbo")
         assert drafting.controller.costs is not None
         for batch, count in ((32, 40), (8, 16), (1, 4)):
             for start in range(0, count, batch):

@@ -8,7 +8,7 @@ import openai
 import pytest
 from scripted_server import LiveServer
 
-from paceline.engine.messages import AdapterInfo, AdapterStats, EngineStats
+from paceline.engine.messages import AdapterInfo, AdapterStats, EngineStats, SpeculatorInfo
 from paceline.server.engine_counters import add_counters
 from paceline.server.problems import ApiError
 from paceline.server.routes_adapters import allowed_folder
@@ -109,7 +109,16 @@ def test_models_are_listed_with_their_parents_and_paths(server) -> None:
     assert (cards["sql"]["root"], cards["tiny"]["root"]) == ("/adapters/sql", "/models/tiny")
     assert cards["sql"]["max_model_len"] == 2048 and cards["sql"]["object"] == "model"
     assert server.get("/v1/models/ner").json() == cards["ner"]
+    assert (cards["sql"]["kind"], cards["sql"]["speculator"]) == ("LoRA", None) and "kind" not in cards["tiny"]
     assert server.get("/v1/models/nor").status_code == 404
+
+
+def test_models_tell_which_adapters_have_a_speculator(server) -> None:
+    own = SpeculatorInfo(positions=6, vocab_size=4096, nbytes=1000)
+    server.engine.adapters["fast"] = AdapterInfo(name="fast", path="/adapters/fast", nbytes=3000, speculator=own)
+    card = server.get("/v1/models/fast").json()
+    assert (card["kind"], card["bytes"]) == ("Turbo LoRA", 3000)
+    assert card["speculator"] == {"positions": 6, "vocab_size": 4096, "bytes": 1000}
 
 
 class TestRuntimeLoading:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -91,11 +92,12 @@ class World:
         decision = self.controller.choose(self.sequences, [16] * len(self.sequences), self.shape)
         progress, rows = [], self.shape.sampling + self.shape.other_rows
         for sequence, draft in zip(self.sequences, decision.drafts, strict=True):
-            taken = [sequence.tokens[-1] + 1]
-            for token in draft.token_ids if draft else ():
-                if token != taken[-1]:
-                    break
-                taken.append(token + 1)
+            taken, stem = [sequence.tokens[-1] + 1], -1
+            for place, token in enumerate(draft.token_ids if draft else ()):
+                parent = place - 1 if draft.parents is None else draft.parents[place]
+                if parent == stem and token == taken[-1]:
+                    taken.append(token + 1)
+                    stem = place
             rows += len(draft) if draft else 0
             sequence.tokens += taken
             self.tokens += len(taken)
@@ -274,3 +276,72 @@ def test_drafts_end_where_the_form_of_the_output_ends_them() -> None:
     world.controller.choose(world.sequences, [16], world.shape)
     (track,) = world.controller._tracks.values()
     assert track.candidates[0].draft.token_ids == (1, 2)
+
+
+class Sometimes(Fixed):
+    """As sure as it is right: in a step it is right throughout or wrong from the start."""
+
+    def __init__(self, name: str, share: float, seed: int) -> None:
+        super().__init__(name, good=0, confidence=0.9)
+        self.share, self.random = share, random.Random(seed)
+
+    def draft(self, sequence: FakeSequence, length: int) -> Draft | None:
+        self.good = 8 if self.random.random() < self.share else 0
+        return super().draft(sequence, length)
+
+
+def singly(world: World) -> World:
+    """The controller takes one of the candidates, the one that is worth most."""
+    world.controller._merge = lambda candidates, limit: candidates[0]
+    return world
+
+
+@pytest.mark.parametrize("points", [CPU_POINTS, H200_POINTS], ids=["cpu", "h200"])
+@pytest.mark.parametrize("count", [1, 8])
+def test_merged_drafts_give_no_fewer_tokens_a_second_than_the_best_single_one(points: list, count: int) -> None:
+    def speed(merging: bool) -> tuple[float, set]:
+        world = World(Sometimes("a", 0.6, 1), Sometimes("b", 0.5, 2), count=count)
+        world.controller.costs, world.truth = StepCosts(points), StepCosts(points)
+        world.shape = StepShape(count, 0, 16 * count)
+        if not merging:
+            singly(world)
+        world.run(200)
+        world.seconds, world.tokens, used = 0.0, 0, set()
+        for _ in range(400):
+            used |= {draft.drafters and frozenset(draft.drafters) for draft in world.step() if draft}
+        return world.tokens / world.seconds, used
+
+    (merged, used), (single, _) = speed(True), speed(False)
+    assert merged > 0.98 * single, "random texts differ by a percent"
+    if points is H200_POINTS:
+        assert frozenset("ab") in used and merged > 1.15 * single, "rows are free: both are verified"
+
+
+def test_drawn_drafts_are_never_merged() -> None:
+    class Drawn(Fixed):
+        def draft(self, sequence: FakeSequence, length: int) -> Draft | None:
+            draft = super().draft(sequence, length)
+            one = (np.array([1], dtype=np.int64), np.array([1.0]))
+            return draft and replace(draft, distributions=(one,) * len(draft))
+
+    world = World(Fixed("a", good=8), Fixed("b", good=8), Drawn("model", good=8, cheap=False))
+    world.controller.costs = StepCosts(H200_POINTS)
+    for _ in range(30):
+        world.step()
+        for track in world.controller._tracks.values():
+            assert track.best is None or track.best.merged is None or not any(p.drawn for p in track.best.parts)
+    world.controller.choose(world.sequences, [16], world.shape)
+    (track,) = world.controller._tracks.values()
+    names = {candidate.drafter.name: candidate for candidate in track.candidates}
+    if "model" in names:
+        assert track.best is names["model"]
+    else:
+        assert track.best.merged is not None
+
+
+def test_a_merged_draft_stays_within_the_requests_limit() -> None:
+    world = World(Sometimes("a", 0.6, 1), Sometimes("b", 0.5, 2))
+    world.controller.costs = StepCosts(H200_POINTS)
+    for _ in range(50):
+        decision = world.controller.choose(world.sequences, [5], world.shape)
+        assert all(draft is None or len(draft) <= 5 for draft in decision.drafts)

@@ -116,13 +116,15 @@ def test_it_is_opened_by_its_option(target: LoadedModel, folder: Path) -> None:
     assert list(made) == ["grammar", "suffix", "turbo"]
     drafter, told = made["turbo"]
     assert drafter.layers == (0, 2) and "4 tokens a pass of 48" in told
-    assert "turbo" not in dict(open_drafters(SpeculationOptions(), about, get_backend("torch")))
+    without = dict(open_drafters(SpeculationOptions(), about, get_backend("torch")))
+    assert without["turbo"][0].layers == () and "adapters bring" in without["turbo"][1]
+    assert "turbo" not in dict(open_drafters(SpeculationOptions(speculate=("suffix",)), about, get_backend("torch")))
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"speculate": ("turbo",), "speculator": "none"}, "'turbo' needs a speculator, and speculator is 'none'"),
+        ({"speculate": ("model",)}, "'model' needs a draft_model"),
         ({"speculate": ("suffix",), "speculator": "there"}, "not among those that speculate names"),
         ({"speculator": " "}, "speculator must be the folder"),
     ],

@@ -2,7 +2,8 @@
 
 An adapter is in up to three places: its folder, a copy in host memory (as many as ``cache_bytes`` hold, most recently
 used first), and a slot of the backend. Files are read in a thread of their own, so steps go on meanwhile; everything
-else happens between steps, on the engine's thread.
+else happens between steps, on the engine's thread. An adapter's speculator is read and laid out with it, is part of the
+copy, and drafts while the adapter is in a slot: there it counts as memory even where the copy was dropped.
 
 *Versions.* Every load makes a new ``Adapter`` with a key of its own. Sequences keep the one that they began with: after
 a replacement or an unload it stays until the last of them ends. Files that change under a loaded adapter do not change
@@ -18,7 +19,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
-from paceline.adapters.adapter import Adapter, Weights, check_name, fingerprint_of
+from paceline.adapters.adapter import Adapter, SpeculatorFacts, Weights, check_name, fingerprint_of
 from paceline.adapters.slots import AdapterSlots
 from paceline.errors import AdapterError, PacelineError
 
@@ -78,6 +79,11 @@ class AdapterRegistry:
     def cached_bytes(self) -> int:
         """Of the copies in host memory."""
         return sum(adapter.nbytes for adapter in self._cached)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Of the copies, and of speculators that draft without one."""
+        return self.cached_bytes + sum(one.speculator.nbytes for one in self._drafting() if one.speculator)
 
     def get(self, name: str) -> Adapter:
         """The version that new requests for ``name`` get; it may still be on its way. Raises ``AdapterError``."""
@@ -163,6 +169,8 @@ class AdapterRegistry:
                 self._outcomes.append(self._fail(adapter, error))
                 continue
             adapter.nbytes = adapter.weights.nbytes
+            if (own := adapter.weights.speculator) is not None:
+                adapter.speculator = SpeculatorFacts(own.positions, own.vocab_size, own.nbytes)
             self._cached.append(adapter)
             self.touch(adapter)
             if adapter.slot is None and not adapter.retired:
@@ -264,13 +272,20 @@ class AdapterRegistry:
         self._dropped.append(adapter.key)
 
     def _trim(self) -> None:
-        """Drops copies, the least recently used first, until the others fit."""
-        size = self.cached_bytes
-        for adapter in sorted(self._cached, key=lambda one: one.last_used):
-            if size <= self._cache_bytes:
+        """Drops copies, the least recently used first, until the others fit. A speculator is memory in its slot, too:
+        an adapter with one leaves its slot with the copy, unless there are sequences for it."""
+        for adapter in sorted([*self._cached, *self._drafting()], key=lambda one: one.last_used):
+            if self.memory_bytes <= self._cache_bytes:
                 return
-            size -= adapter.nbytes
             self._forget_copy(adapter)
+            if adapter.speculator is not None and adapter.resident and not adapter.num_sequences:
+                self.slots.clear(adapter)
+                self._on_evict(adapter)
+
+    def _drafting(self) -> list[Adapter]:
+        """Adapters without a copy whose speculators draft."""
+        occupants = (one for one in self.slots.occupants if one is not None and one.resident)
+        return [one for one in occupants if one.speculator is not None and one.weights is None]
 
     def _forget_copy(self, adapter: Adapter) -> None:
         if adapter.weights is not None:

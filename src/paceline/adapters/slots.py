@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from paceline.adapters.adapter import Adapter
+from paceline.adapters.adapter import Adapter, Speculators
 from paceline.backends.base import Backend
 
 
 class AdapterSlots:
     """Gives slots to adapters. One that no running sequence holds may be given to another adapter; of these the least
-    recently used goes first."""
+    recently used goes first. An adapter's speculator drafts as long as the adapter is in a slot."""
 
-    def __init__(self, backend: Backend, count: int) -> None:
+    def __init__(self, backend: Backend, count: int, speculators: Speculators | None = None) -> None:
         self._backend = backend
+        self._speculators = speculators
         self.occupants: list[Adapter | None] = [None] * count
 
     def assign(self, adapter: Adapter, reserved: Collection[int] = (), evict: bool = True) -> Adapter | bool:
@@ -35,14 +36,18 @@ class AdapterSlots:
             return False
         gone = self.occupants[best]
         if gone is not None:
+            self._detach(gone)
             gone.slot, gone.resident = None, False
         self.occupants[best], adapter.slot = adapter, best
         return gone if gone is not None else True
 
     def fill(self, adapter: Adapter) -> None:
-        """Puts the weights into the adapter's slot. Raises what the backend raises."""
+        """Puts the weights into the adapter's slot, and has its speculator draft. Raises what the backend raises."""
         assert adapter.slot is not None and adapter.weights is not None
         self._backend.load_adapter(adapter.slot, adapter.weights.parts)
+        if adapter.weights.speculator is not None:
+            assert self._speculators is not None, "nobody drafts with it, so nobody should have read it"
+            self._speculators.attach(adapter.key, adapter.weights.speculator)
         adapter.resident = True
 
     def clear(self, adapter: Adapter) -> None:
@@ -50,9 +55,14 @@ class AdapterSlots:
         assert not adapter.num_running, "running sequences use it"
         if adapter.slot is None:
             return
+        self._detach(adapter)
         self._backend.unload_adapter(adapter.slot)
         self.occupants[adapter.slot] = None
         adapter.slot, adapter.resident = None, False
+
+    def _detach(self, adapter: Adapter) -> None:
+        if self._speculators is not None and adapter.resident:
+            self._speculators.detach(adapter.key)
 
     def check_integrity(self) -> None:
         """Asserts that slots and adapters agree."""

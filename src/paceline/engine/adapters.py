@@ -21,11 +21,11 @@ from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from pathlib import Path
 
-from paceline.adapters.adapter import Adapter
+from paceline.adapters.adapter import Adapter, Speculators
 from paceline.adapters.registry import AdapterRegistry, Outcome, Reader
 from paceline.adapters.slots import AdapterSlots
 from paceline.backends.base import Backend
-from paceline.engine.messages import AdapterInfo, AdapterReply, AdapterStats, EngineStats
+from paceline.engine.messages import AdapterInfo, AdapterReply, AdapterStats, EngineStats, SpeculatorInfo
 from paceline.engine.sequence import Sequence
 from paceline.errors import AdapterError, InvalidRequestError
 
@@ -52,7 +52,8 @@ def num_slots(backend: Backend, wish: int | None) -> int:
 
 
 class Adapters:
-    """The registry as scheduler and engine see it. ``read`` None: requests with adapters are refused."""
+    """The registry as scheduler and engine see it. ``read`` None: requests with adapters are refused.
+    ``speculators``: who drafts with those that ``read`` gives."""
 
     def __init__(
         self,
@@ -62,9 +63,10 @@ class Adapters:
         *,
         max_adapters: int | None = None,
         cache_bytes: int = 0,
+        speculators: Speculators | None = None,
     ) -> None:
         count = 0 if read is None else num_slots(backend, max_adapters)
-        slots = AdapterSlots(backend, count)
+        slots = AdapterSlots(backend, count, speculators)
         self.registry = AdapterRegistry(read, slots, cache_bytes, on_evict=self._count_eviction)
         self._slots = slots
         self._stats = stats
@@ -237,8 +239,14 @@ def _longest(adapter: Adapter, running: Seq[Sequence]) -> int:
 
 
 def _info(adapter: Adapter) -> AdapterInfo:
+    facts = adapter.speculator
     return AdapterInfo(
-        name=adapter.name, path=str(adapter.folder), fingerprint=adapter.fingerprint, version=adapter.version
+        name=adapter.name,
+        path=str(adapter.folder),
+        fingerprint=adapter.fingerprint,
+        version=adapter.version,
+        nbytes=adapter.nbytes,
+        speculator=None if facts is None else SpeculatorInfo(**facts._asdict()),
     )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
+from collections.abc import Collection
 from collections.abc import Sequence as Seq
 
 from paceline.engine.batch_builder import depths
@@ -70,36 +72,49 @@ class Drafting:
             return 0
         return limit if wish.max_draft is None else min(limit, wish.max_draft)
 
-    def count(self, sequence: Sequence, accepted: int) -> None:
-        """Counts a verified draft, ``accepted`` of whose tokens the sequence took."""
+    def count(self, sequence: Sequence, accepted: Seq[int]) -> None:
+        """Counts a verified draft; the sequence took those of its tokens that stand at ``accepted``, one behind the
+        other. In a merged draft each drafter's own tokens count for it."""
         draft = sequence.draft
         assert draft is not None
+        if draft.drafters is None:
+            deepest = len(draft) if draft.parents is None else max(depths(draft))
+            self._add(draft.drafter, sequence, len(draft), range(deepest), range(len(accepted)))
+            return
+        below = depths(draft)
+        for name in dict.fromkeys(draft.drafters):
+            own = [i for i, proposer in enumerate(draft.drafters) if proposer == name]
+            stand = [depth for depth, i in enumerate(accepted) if draft.drafters[i] == name]
+            self._add(name, sequence, len(own), {below[i] - 1 for i in own}, stand)
+
+    def _add(
+        self, name: str, sequence: Sequence, drafted: int, positions: Collection[int], accepted: Collection[int]
+    ) -> None:
+        """A drafter's ``drafted`` tokens at ``positions`` behind the known text; those at ``accepted`` stand."""
         adapter = sequence.request.adapter
-        key = (draft.drafter, adapter)
-        counters = self._counters.get(key)
+        counters = self._counters.get((name, adapter))
         if counters is None:
-            counters = self._counters[key] = DrafterStats(drafter=draft.drafter, adapter=adapter or "")
+            counters = self._counters[name, adapter] = DrafterStats(drafter=name, adapter=adapter or "")
             self._stats.drafters.append(counters)
-        drafted = sequence.draft_rows
         counters.drafts += 1
         counters.draft_tokens += drafted
-        counters.accepted_tokens += accepted
-        deepest = drafted if draft.parents is None else max(depths(draft))
-        missing = deepest - len(counters.drafted_per_position)
+        counters.accepted_tokens += len(accepted)
+        missing = max(positions) + 1 - len(counters.drafted_per_position)
         if missing > 0:
             counters.drafted_per_position += [0] * missing
             counters.accepted_per_position += [0] * missing
-        for position in range(deepest):
+        for position in positions:
             counters.drafted_per_position[position] += 1
-        for position in range(accepted):
+        for position in accepted:
             counters.accepted_per_position[position] += 1
 
-    def report(self, sequence: Sequence, accepted: int, num_tokens: int, seconds: float) -> StepSpeculation:
-        """For a request that wants to know: call it before the sequence's draft is gone."""
+    def report(self, sequence: Sequence, accepted: Seq[int], num_tokens: int, seconds: float) -> StepSpeculation:
+        """For a request that wants to know; ``accepted`` as in ``count``. Before the sequence's draft is gone."""
         report = StepSpeculation(time=seconds)
-        if sequence.draft is not None:
-            report.drafted = {sequence.draft.drafter: sequence.draft_rows}
-            report.sources = [sequence.draft.drafter] * accepted
+        draft = sequence.draft
+        if draft is not None:
+            report.drafted = dict(Counter(draft.drafters or {draft.drafter: len(draft)}))
+            report.sources = [draft.proposer(place) for place in accepted]
         without = self._decision.seconds_without or seconds
         report.time_without = without * num_tokens
         return report

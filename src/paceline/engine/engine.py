@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Sequence as Seq
+from functools import partial
 from typing import Any, Protocol
 
+from paceline.adapters.adapter import Speculators
 from paceline.adapters.registry import Reader
-from paceline.backends.base import Backend, Ops
+from paceline.backends.base import Backend, Ops, Program
 from paceline.engine import machine
 from paceline.engine.adapters import CACHE_SHARE, Adapters
 from paceline.engine.config import EngineConfig, Machine, resolve
@@ -63,7 +65,8 @@ class Engine:
 
     ``eos_ids``: end-of-sequence tokens, by default those that the model's config names. ``choices``: what was chosen
     automatically, with reasons. ``context_length``: the most tokens of one sequence, prompt and output.
-    ``read_adapter``: from a folder to an adapter's weights; None: requests with adapters are refused.
+    ``read_adapter``: from a folder to an adapter's weights; None: requests with adapters are refused. ``speculators``:
+    who drafts with speculators that come with them, part of the controller.
     """
 
     def __init__(
@@ -76,6 +79,7 @@ class Engine:
         controller: DraftController | None = None,
         limits: Machine | None = None,
         read_adapter: Reader | None = None,
+        speculators: Speculators | None = None,
     ) -> None:
         config = config or EngineConfig()
         limits = limits or Machine(machine.free_memory(), machine.usable_cores())
@@ -103,12 +107,13 @@ class Engine:
             cache_bytes=int(limits.free_bytes * CACHE_SHARE)
             if config.adapter_cache_bytes is None
             else config.adapter_cache_bytes,
+            speculators=speculators,
         )
         self.scheduler = Scheduler(self.cache, self.config.max_rows, self.config.max_running, draft_rows, self.adapters)
         vocab_size = model.spec.vocab_size
-        # Layers that somebody wants to see are part of the program; without any it is the plain one.
-        build = model.build_with(controller.layers) if controller is not None and controller.layers else model.build
-        program = backend.compile(build, self.config.max_rows + draft_rows)
+        self._layers: tuple[int, ...] = () if controller is None else controller.layers
+        self._compile = partial(_compile, model, backend, self.config.max_rows + draft_rows)
+        program = self._compile(self._layers)
         sampler = Sampler(vocab_size, coupled=config.speculation.sampling == "coupled")
         self.runner = Runner(program, self.cache, backend, sampler, vocab_size, self.eos_ids)
         self._requests: dict[str, list[Sequence]] = {}  # unfinished sequences
@@ -195,6 +200,7 @@ class Engine:
             return StepReport(deltas=deltas, stats=self.stats(), replies=replies)
         if self.drafting is not None:
             self.drafting.plan(planned)
+            self._show_layers(self.drafting.controller.layers)
         rows = self._count_rows(planned)
         running = time.perf_counter()
         results = self.runner.run(planned)
@@ -205,7 +211,7 @@ class Engine:
             part = Progress(sequence, [], sequence.draft_rows, sequence.computed)
             if self.runner.hidden is not None and self.drafting is not None:
                 part.rows, part.hidden = result.rows_from(start), self.runner.hidden
-                part.layers = self.drafting.controller.layers
+                part.layers = self._layers
             start += sequence.rows + sequence.draft_rows
             delta = self._commit(sequence, result, seconds)
             if delta is not None:
@@ -301,6 +307,11 @@ class Engine:
                 self.drafting.controller.forget_adapter(key)
         return replies
 
+    def _show_layers(self, layers: tuple[int, ...]) -> None:
+        """Drafters came or went that read hidden states: the program is recorded anew where they want other layers."""
+        if layers != self._layers:
+            self.runner.program, self._layers = self._compile(layers), layers
+
     def _count_rows(self, planned: list[Sequence]) -> int:
         rows = drafts = prompt = 0
         for sequence in planned:
@@ -327,10 +338,11 @@ class Engine:
             self._stats.generation_tokens += count
             if sequence.version is not None:
                 self.adapters.count_tokens(sequence.version, count)
+            stand = [row - 1 for row in result.path[1 : accepted + 1]]
             if self.drafting is not None and sequence.draft_rows:
-                self.drafting.count(sequence, accepted)
+                self.drafting.count(sequence, stand)
             if sequence.params.wants_report:
-                speculation = self._report(sequence, accepted, count, seconds)
+                speculation = self._report(sequence, stand, count, seconds)
             sequence.append(token_ids)
             assert sequence.sampling is not None
             sequence.sampling.state.extend(token_ids)
@@ -355,7 +367,7 @@ class Engine:
             self._introduce(sequence, delta)
         return delta
 
-    def _report(self, sequence: Sequence, accepted: int, num_tokens: int, seconds: float) -> StepSpeculation:
+    def _report(self, sequence: Sequence, accepted: Seq[int], num_tokens: int, seconds: float) -> StepSpeculation:
         if self.drafting is None:
             return StepSpeculation(time=seconds, time_without=seconds * num_tokens)
         return self.drafting.report(sequence, accepted, num_tokens, seconds)
@@ -384,6 +396,11 @@ class Engine:
     def _end_delta(self, sequence: Sequence, reason: FinishReason) -> SequenceDelta:
         sequence.finish_reason = reason
         return SequenceDelta(request_id=sequence.request.request_id, index=sequence.index, finish_reason=reason)
+
+
+def _compile(model: Model, backend: Backend, max_rows: int, layers: tuple[int, ...]) -> Program:
+    """Layers that somebody wants to see are part of the program; without any it is the plain one."""
+    return backend.compile(model.build_with(layers) if layers else model.build, max_rows)
 
 
 def _resumed_end(sequence: Sequence) -> FinishReason | None:

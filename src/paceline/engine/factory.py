@@ -15,9 +15,10 @@ from paceline.adapters.peft import read_adapter
 from paceline.backends.base import Backend
 from paceline.backends.registry import get_backend
 from paceline.engine import machine
+from paceline.engine.adapter_reading import AdapterReader
 from paceline.engine.config import EngineConfig, Machine, resolve
 from paceline.engine.engine import Engine
-from paceline.engine.messages import Choice, EngineReady
+from paceline.engine.messages import AdapterInfo, Choice, EngineReady
 from paceline.engine.options import EngineOptions
 from paceline.errors import AdapterError, PacelineError
 from paceline.kv.sizing import cache_bytes
@@ -28,6 +29,7 @@ from paceline.speculation.controller import Controller
 from paceline.speculation.costs import StepCosts
 from paceline.speculation.drafters.model_loading import Target
 from paceline.speculation.drafters.registry import open_drafters
+from paceline.speculation.drafters.turbo_speculators import TurboSpeculators
 from paceline.speculation.options import OFF
 
 
@@ -52,6 +54,8 @@ def build_engine(options: EngineOptions, own_process: bool = False) -> tuple[Eng
     config = EngineConfig(**{field.name: getattr(options, field.name) for field in fields(EngineConfig)})
     limits = Machine(machine.free_memory(), machine.usable_cores())
     controller, reasons = open_controller(config, model, path, backend, limits)
+    speculators = None if controller is None else controller.drafter(TurboSpeculators)
+    read_lora = partial(read_adapter, shapes=model.adapter_shapes, base=source.name)
     engine = Engine(
         model,
         backend,
@@ -59,7 +63,8 @@ def build_engine(options: EngineOptions, own_process: bool = False) -> tuple[Eng
         eos_ids=eos_ids(path, model.config),
         controller=controller,
         limits=limits,
-        read_adapter=partial(read_adapter, shapes=model.adapter_shapes, base=source.name),
+        read_adapter=AdapterReader(read_lora, None if speculators is None else speculators.open),
+        speculators=speculators,
     )
     if controller is not None:
         controller.costs = engine.time_steps()
@@ -132,10 +137,19 @@ def load_adapters(engine: Engine, adapters: Mapping[str, str]) -> Choice:
             if reply.error is not None:
                 raise AdapterError(reply.error)
     slots = engine.adapters.num_slots
-    names = ", ".join(adapters)
+    names = ", ".join(f"{info.name} ({described(info)})" for info in engine.adapters.infos())
     return Choice(
         "adapters", names, f"at most {slots} of them in one step; others are loaded when a request needs them"
     )
+
+
+def described(info: AdapterInfo) -> str:
+    """Kind and size of an adapter, for the report at start."""
+    size = f"{info.nbytes / 2**20:.1f} MiB"
+    if info.speculator is None:
+        return f"{info.kind}, {size}"
+    own = info.speculator
+    return f"{info.kind}, {size}, {own.nbytes / 2**20:.1f} of it to draft {own.positions} tokens a pass"
 
 
 def cost_choice(costs: StepCosts) -> Choice:

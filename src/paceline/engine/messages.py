@@ -59,14 +59,30 @@ class UnloadAdapter(msgspec.Struct, kw_only=True, omit_defaults=True, tag=True):
     name: str
 
 
+class SpeculatorInfo(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True):
+    """What drafts for an adapter: at most ``positions`` tokens, out of ``vocab_size``. ``nbytes``: its memory, with its
+    cache."""
+
+    positions: int
+    vocab_size: int
+    nbytes: int
+
+
 class AdapterInfo(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True):
     """An adapter that requests may name. ``fingerprint`` stands for its files as they were when it was loaded,
-    ``version`` for this loading of it in this engine."""
+    ``version`` for this loading of it in this engine. ``nbytes``: memory of its copy, its speculator included."""
 
     name: str
     path: str
     fingerprint: str = ""
     version: int = 0
+    nbytes: int = 0
+    speculator: SpeculatorInfo | None = None
+
+    @property
+    def kind(self) -> str:
+        """For people: with a speculator of its own it is a "Turbo LoRA"."""
+        return "LoRA" if self.speculator is None else "Turbo LoRA"
 
 
 class AdapterReply(msgspec.Struct, kw_only=True, omit_defaults=True):

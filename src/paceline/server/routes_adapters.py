@@ -35,10 +35,10 @@ def routes(context: ServerContext) -> APIRouter:
         if not folder.is_dir():
             raise ApiError(404, f"There is no folder '{body.lora_path}'.", param="lora_path", code="not_found")
         try:
-            await context.engine.load_adapter(name, str(folder), replace=body.load_inplace)
+            info = await context.engine.load_adapter(name, str(folder), replace=body.load_inplace)
         except AdapterError as error:
             raise _bad(str(error), "lora_path") from None
-        return PlainTextResponse(f"Adapter '{name}' is loaded.")
+        return PlainTextResponse(f"Adapter '{name}' ({info.kind}) is loaded.")
 
     @router.post("/unload_lora_adapter")
     async def unload(http: HttpRequest) -> Response:

@@ -46,7 +46,7 @@ def routes(context: ServerContext) -> APIRouter:
 def _model(context: ServerContext, name: str) -> dict[str, Any]:
     ready, adapter = context.engine.ready, context.engine.adapters.get(name)
     root = ready.model if ready else context.model_name
-    return {
+    entry = {
         "id": name,
         "object": "model",
         "created": context.created,
@@ -55,6 +55,13 @@ def _model(context: ServerContext, name: str) -> dict[str, Any]:
         "parent": None if adapter is None else context.model_name,
         "max_model_len": ready.context_length if ready else None,
     }
+    if adapter is not None:
+        own = adapter.speculator
+        entry["kind"], entry["bytes"] = adapter.kind, adapter.nbytes
+        entry["speculator"] = None if own is None else {
+            "positions": own.positions, "vocab_size": own.vocab_size, "bytes": own.nbytes
+        }  # fmt: skip
+    return entry
 
 
 async def _tokenize(context: ServerContext, http: HttpRequest) -> dict[str, Any]:

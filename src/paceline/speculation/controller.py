@@ -1,9 +1,9 @@
 """Who drafts for which sequence, and how much of it is verified: the decision of every step.
 
 One rule for all machines and loads. Cheap drafters (no model pass) propose for everybody; their confidences become
-calibrated survivals; each sequence keeps the proposal that is worth most at the current price of a row; ``admit`` takes
-the tokens that make the most of the step's time, none where that is best. A drafter that runs a model is asked when
-what it is expected to add is worth more than its pass.
+calibrated survivals; a sequence's proposals become one tree (``merge``); ``admit`` takes the tokens that make the most
+of the step's time, none where that is best. A drafter that runs a model is asked when what it is expected to add is
+worth more than its pass.
 
 Every proposal of a cheap drafter is scored on what the sequence took, verified or not, so switching between drafters
 needs no exploration. Decisions depend on confidences and on text that stands, never on a drawn token's own fate.
@@ -13,54 +13,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass, field
 from itertools import accumulate
-from operator import ne
+from typing import TypeVar
 
 from paceline.sampling.grammar import GrammarMatcher
 from paceline.speculation.admit import Admission, Beside, admit, best_first
-from paceline.speculation.calibration import Calibration, SequenceRecord, outcomes_of
+from paceline.speculation.calibration import Calibration
 from paceline.speculation.costs import StepCosts
 from paceline.speculation.decision import Decision, StepShape
 from paceline.speculation.draft import Draft
-from paceline.speculation.drafters.base import Drafter, KeepsAdapters, Priced, Progress, SequenceView
+from paceline.speculation.drafters.base import Bounded, Drafter, KeepsAdapters, Priced, Progress, SequenceView
+from paceline.speculation.merge import Proposal, merge
 from paceline.speculation.prospect import PROBE_LENGTH, Prospect
-from paceline.speculation.reliability import Reliability, ReliabilityBin
+from paceline.speculation.reliability import ReliabilityBin
+from paceline.speculation.scores import Scores
+from paceline.speculation.tracks import Candidate, Track
 
 Key = tuple[str, int]
-
-#: A proposal that was not verified is followed for so many tokens of the text: a single one would teach nothing of
-#: later positions, more would take too long to notice that a drafter has become good.
-SHADOW_TOKENS = 4
-
-
-@dataclass(slots=True)
-class Candidate:
-    """A proposal for one sequence and what it is thought to be worth. ``drawn``: its tokens were drawn, with noise of
-    their own; then only those that were verified can be scored. ``chosen``: some of it goes into the step."""
-
-    drafter: Drafter
-    draft: Draft
-    survival: Seq[float]
-    drawn: bool
-    chosen: bool = False
-
-
-@dataclass(slots=True)
-class Shadow:
-    """A proposal that was not verified, and the tokens that the sequence took in its place."""
-
-    candidate: Candidate
-    taken: list[int] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class Track:
-    """What the controller keeps of one sequence: its own record with its drafters, this step's candidates."""
-
-    record: SequenceRecord = field(default_factory=SequenceRecord)
-    candidates: list[Candidate] = field(default_factory=list)
-    shadows: dict[str, Shadow] = field(default_factory=dict)  # by drafter
+D = TypeVar("D")
 
 
 class Controller:
@@ -71,10 +41,8 @@ class Controller:
 
     def __init__(self, drafters: Seq[Drafter], costs: StepCosts | None = None, *, coupled: bool = False) -> None:
         self.names = tuple(drafter.name for drafter in drafters)
-        self.layers = tuple(sorted({layer for drafter in drafters for layer in drafter.layers}))
         self.costs = costs
-        self.calibration = Calibration()
-        self._reliability = Reliability()
+        self._scores = Scores()
         self.coupled = coupled
         self._drafters = tuple(drafters)
         self._cheap = tuple(drafter for drafter in drafters if drafter.cheap)
@@ -83,17 +51,26 @@ class Controller:
         self._tracks: dict[Key, Track] = {}
         self._threshold = 0.5  # survival that paid for a row in the last step
 
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Of the target, that some drafter reads now; others when speculators of adapters come and go."""
+        return tuple(sorted({layer for drafter in self._drafters for layer in drafter.layers}))
+
+    def drafter(self, kind: type[D]) -> D | None:
+        """The drafter of this class, if there is one."""
+        return next((drafter for drafter in self._drafters if isinstance(drafter, kind)), None)
+
     def choose(self, sequences: Seq[SequenceView], limits: Seq[int], shape: StepShape) -> Decision:
         if self.costs is None:
             return Decision([None] * len(sequences))
         tracks = [self._track(sequence) for sequence in sequences]
         for drafter in self._cheap:
             self._ask(drafter, sequences, limits, tracks)
-        best = self._best(tracks)
+        best = self._best(tracks, limits)
         admission = self._admit(best, sequences, shape)
         for prospect in self._prospects:
-            wanted = self._expect(prospect, sequences, limits, best, admission, shape)
-            if wanted:
+            wanted = self._wanted(prospect, sequences, limits, best, admission, shape)
+            if any(wanted):
                 chosen = [i for i, length in enumerate(wanted) if length]
                 started = time.perf_counter()
                 self._ask(
@@ -105,7 +82,7 @@ class Controller:
                     [(sequences[i].adapter, c.survival) for i in chosen for c in tracks[i].candidates
                      if c.drafter is prospect.drafter],
                 )  # fmt: skip
-                best = self._best(tracks)
+                best = self._best(tracks, limits)
                 admission = self._admit(best, sequences, shape)
         self._threshold = admission.threshold
         for priced in self._priced:
@@ -115,8 +92,7 @@ class Controller:
             if candidate is None or count == 0:
                 drafts.append(None)
             else:
-                candidate.chosen = True
-                drafts.append(candidate.draft.trim(count))
+                drafts.append(candidate.choose(count))
         return Decision(drafts, admission.seconds, admission.plain_seconds)
 
     def observe(self, progress: Seq[Progress], shape: StepShape, rows: int, seconds: float) -> None:
@@ -127,7 +103,7 @@ class Controller:
         for part in progress:
             track = self._tracks.get(part.sequence.key)
             if track is not None and part.token_ids:
-                self._score(part, track)
+                self._scores.add(part, track)
         for drafter in self._drafters:
             drafter.observe(progress)
 
@@ -148,19 +124,24 @@ class Controller:
         """Forgets all that was learned of texts, as after a start. What steps cost stays: it is the machine's. Only
         when no sequence is open."""
         assert not self._tracks, "a sequence is open"
-        self.calibration, self._reliability = Calibration(), Reliability()
+        self._scores = Scores()
         self._prospects = tuple(Prospect(prospect.drafter) for prospect in self._prospects)
         for drafter in self._drafters:
             drafter.reset()
 
     def reliability(self) -> list[ReliabilityBin]:
-        return self._reliability.bins()
+        return self._scores.reliability.bins()
+
+    @property
+    def calibration(self) -> Calibration:
+        """What is known of drafters' confidences."""
+        return self._scores.calibration
 
     def _track(self, sequence: SequenceView) -> Track:
         track = self._tracks.get(sequence.key)
         if track is None:
             track = self._tracks[sequence.key] = Track()
-        track.candidates = []
+        track.begin()
         return track
 
     def _ask(self, drafter: Drafter, sequences: Seq[SequenceView], limits: Seq[int], tracks: Seq[Track]) -> None:
@@ -187,17 +168,25 @@ class Controller:
                 draft, survival = best_first(draft, survival)
             track.candidates.append(Candidate(drafter, draft, survival, drawn))
 
-    def _best(self, tracks: Seq[Track]) -> list[Candidate | None]:
-        """Each sequence's candidate that is worth most at the last step's price of a row. A drawn one was chosen before
-        it was drawn, by what its drafter is expected to be worth: its own survivals depend on the draw."""
-        best: list[Candidate | None] = []
-        for track in tracks:
+    def _best(self, tracks: Seq[Track], limits: Seq[int]) -> list[Candidate | None]:
+        """The best that can be made of each sequence's candidates: all of them as one tree, in which the one that is
+        worth most at the last step's price of a row is trusted most. A drawn one stands alone: it was chosen before it
+        was drawn, by what its drafter is expected to be worth, since its own survivals depend on the draw."""
+        for track, limit in zip(tracks, limits, strict=True):
             candidates = track.candidates
             if len(candidates) > 1:
-                best.append(max(candidates, key=lambda one: (one.drawn, self._worth(one.survival))))
+                ranked = sorted(candidates, key=lambda one: (one.drawn, self._worth(one.survival)), reverse=True)
+                chosen = [one for one in ranked if not one.drawn]
+                track.best = ranked[0] if ranked[0].drawn or len(chosen) == 1 else self._merge(chosen, limit)
             else:
-                best.append(candidates[0] if candidates else None)
-        return best
+                track.best = candidates[0] if candidates else None
+        return [track.best for track in tracks]
+
+    def _merge(self, candidates: Seq[Candidate], limit: int) -> Candidate:
+        proposals = [Proposal(one.draft, one.survival) for one in candidates]
+        merged = merge(proposals, self._scores.agreement.weight)
+        survival = merged.survival[:limit]
+        return Candidate(candidates[0].drafter, merged.draft, survival, drawn=False, parts=candidates, merged=merged)
 
     def _worth(self, survival: Seq[float]) -> float:
         threshold = self._threshold
@@ -219,6 +208,33 @@ class Controller:
             survivals, shape.sampling, shape.other_rows, costs, shape.draft_rows,
             beside=Beside(alone, step, rows), causal=causal,
         )  # fmt: skip
+
+    def _wanted(
+        self,
+        prospect: Prospect,
+        sequences: Seq[SequenceView],
+        limits: Seq[int],
+        best: Seq[Candidate | None],
+        admission: Admission,
+        shape: StepShape,
+    ) -> list[int]:
+        """As ``_expect``, within what the drafter can propose for each sequence. Those for which it can propose come
+        first: one of them is looked at when it is time for that."""
+        drafter = prospect.drafter
+        if not isinstance(drafter, Bounded):
+            return self._expect(prospect, sequences, limits, best, admission, shape)
+        reach = [min(limit, drafter.longest(one)) for one, limit in zip(sequences, limits, strict=True)]
+        if not any(reach):
+            return []
+        order = sorted(range(len(reach)), key=lambda i: reach[i] == 0)
+        lengths = self._expect(
+            prospect, [sequences[i] for i in order], [reach[i] for i in order], [best[i] for i in order],
+            admission, shape,
+        )  # fmt: skip
+        wanted = [0] * len(reach)
+        for i, length in zip(order, lengths, strict=False):
+            wanted[i] = length
+        return wanted
 
     def _expect(
         self,
@@ -248,37 +264,6 @@ class Controller:
             return []
         longer = hoped.seconds - admission.seconds + prospect.seconds(used, max(lengths))
         return lengths if (hoped.tokens - admission.tokens) * admission.price > longer else []
-
-    def _score(self, part: Progress, track: Track) -> None:
-        """Compares what was verified with what the sequence took; and what was not, as far as it is followed up."""
-        adapter = part.sequence.adapter
-        for candidate in track.candidates:
-            if candidate.chosen and part.drafted:
-                draft = candidate.draft.trim(part.drafted) if candidate.drawn else candidate.draft
-                track.shadows.pop(candidate.drafter.name, None)
-                outcomes = self._learn(adapter, track, candidate, draft, part.token_ids)
-                if draft.parents is None:
-                    self._reliability.add(candidate.drafter.name, candidate.survival[: part.drafted], outcomes)
-            elif not candidate.drawn:
-                track.shadows.setdefault(candidate.drafter.name, Shadow(candidate))
-        for name, shadow in list(track.shadows.items()):
-            taken, draft = shadow.taken, shadow.candidate.draft
-            taken += part.token_ids
-            refused = draft.parents is None and any(map(ne, draft.token_ids, taken))
-            if refused or len(taken) >= min(len(draft), SHADOW_TOKENS):
-                self._learn(adapter, track, shadow.candidate, draft, taken)
-                del track.shadows[name]
-        track.candidates = []
-
-    def _learn(
-        self, adapter: str | None, track: Track, candidate: Candidate, draft: Draft, taken: Seq[int]
-    ) -> list[bool | None]:
-        outcomes = outcomes_of(draft.token_ids, draft.parents, taken)
-        confidence = draft.confidence or (None,) * len(draft)
-        self.calibration.observe(
-            candidate.drafter.name, adapter, track.record, confidence, candidate.survival, outcomes, draft.parents
-        )
-        return outcomes
 
 
 def beside(shape: StepShape, costs: StepCosts) -> tuple[float, float]:

@@ -36,10 +36,13 @@ class StepShape:
 
 
 class DraftController(Protocol):
-    """Who drafts, and how much. ``layers``: of the target, whose hidden states ``observe`` gets (ascending)."""
+    """Who drafts, and how much. ``layers``: of the target, whose hidden states ``observe`` gets (ascending); others
+    from one step to the next where drafters come and go."""
 
     names: tuple[str, ...]
-    layers: tuple[int, ...]
+
+    @property
+    def layers(self) -> tuple[int, ...]: ...
 
     def choose(self, sequences: Seq[SequenceView], limits: Seq[int], shape: StepShape) -> Decision:
         """For sequences that sample in this step: at most ``limits[i]`` (at least 1) draft tokens each. Not called when

@@ -25,7 +25,8 @@ class Draft:
     is what token ``i`` was drawn from; None when the draft is one-hot (chosen, not drawn). Siblings of a drawn tree are
     drawn without replacement from the same distribution, in their order in the draft. Where tokens were drawn,
     ``confidence[i]`` may depend on distributions and on tokens before ``i`` only, never on the token drawn at ``i`` or
-    later: trimming by it would bias the output.
+    later: trimming by it would bias the output. ``drafters[i]`` proposed token ``i`` where drafts of several were
+    merged; None: all are ``drafter``'s.
     """
 
     token_ids: tuple[int, ...]
@@ -33,6 +34,7 @@ class Draft:
     parents: tuple[int, ...] | None = None
     confidence: tuple[float, ...] | None = None
     distributions: tuple[Distribution, ...] | None = None
+    drafters: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         parents = self.parents
@@ -58,7 +60,12 @@ class Draft:
             parents=parents,
             confidence=cut(self.confidence),
             distributions=cut(self.distributions),
+            drafters=cut(self.drafters),
         )
+
+    def proposer(self, place: int) -> str:
+        """Who proposed the token at ``place``."""
+        return self.drafter if self.drafters is None else self.drafters[place]
 
 
 def depths_of(parents: Sequence[int]) -> list[int]:

@@ -12,12 +12,15 @@ from paceline.sampling.speculative import MAX_DRAFT
 AUTO, OFF = "auto", "off"
 NO_SPECULATOR = "none"  # instead of a speculator's folder: not even the one that the package brings
 
-#: Every drafter that a user can name. ``model`` needs a ``draft_model``; ``turbo`` a ``speculator``, named or of the
-#: package.
+#: Every drafter that a user can name. ``model`` needs a ``draft_model``; ``turbo`` has a ``speculator``, named or of
+#: the package, or those that adapters bring with them.
 DRAFTER_NAMES = ("suffix", "ngram", "grammar", "model", "turbo")
 
-#: What such drafters need: (drafter, option, what it is; None: the package may bring it).
-NEEDS = (("model", "draft_model", "a small model with the same vocabulary"), ("turbo", "speculator", None))
+#: Options of single drafters, and whether these can do without: (drafter, option, what it is, needed).
+NEEDS = (
+    ("model", "draft_model", "a small model with the same vocabulary", True),
+    ("turbo", "speculator", "the folder of a speculator that was trained for this model", False),
+)
 
 #: "exact": noise of its own for each purpose, best acceptance. "coupled": drafts and target share noise (Gumbel), so
 #: that sampled text for a seed is the same with speculation on and off, drawn drafts included.
@@ -84,16 +87,12 @@ class SpeculationOptions(msgspec.Struct, frozen=True, kw_only=True, omit_default
                 raise InvalidRequestError(f"speculate must be {known}, got {name!r}", param="speculate")
 
     def _validate_needs(self) -> None:
-        """A named drafter and the option that it needs come together."""
-        if self.speculator == NO_SPECULATOR and self.speculate != AUTO and "turbo" in self.drafters:
-            raise InvalidRequestError(
-                f"the drafter 'turbo' needs a speculator, and speculator is {NO_SPECULATOR!r}", param="speculator"
-            )
+        """An option of a drafter comes with the drafter, and a needed one the other way round."""
         if self.speculate in (AUTO, OFF):
             return
-        for drafter, option, what in NEEDS:
+        for drafter, option, what, needed in NEEDS:
             given = getattr(self, option)
-            if drafter in self.drafters and given is None and what is not None:
+            if needed and drafter in self.drafters and given is None:
                 raise InvalidRequestError(f"the drafter {drafter!r} needs a {option}, {what}", param=option)
             if drafter not in self.drafters and given not in (None, NO_SPECULATOR):
                 raise InvalidRequestError(

@@ -27,19 +27,24 @@ class Reliability:
     def add(self, drafter: str, survival: Seq[float], outcomes: Seq[bool | None]) -> None:
         """A verified draft: the predicted survival of each of its tokens, and their outcomes as ``outcomes_of`` gives
         them. Behind a refused token of a chain all are refused; behind the end of the text nothing is known."""
-        bins = self._sums.get(drafter)
-        if bins is None:
-            bins = self._sums[drafter] = [[0.0, 0.0, 0.0] for _ in range(BINS)]
+        bins = self._bins(drafter)
         refused = False
         for i, predicted in enumerate(survival):
             outcome = outcomes[i] if i < len(outcomes) else None
             if outcome is None and not refused:
                 return
-            entry = bins[min(int(predicted * BINS), BINS - 1)]
-            entry[0] += predicted
-            entry[1] += outcome is True
-            entry[2] += 1.0
+            _count(bins, predicted, outcome is True)
             refused = refused or outcome is False
+
+    def count(self, drafter: str, predicted: float, accepted: bool) -> None:
+        """A verified token of a tree, whose fate is known."""
+        _count(self._bins(drafter), predicted, accepted)
+
+    def _bins(self, drafter: str) -> list[list[float]]:
+        bins = self._sums.get(drafter)
+        if bins is None:
+            bins = self._sums[drafter] = [[0.0, 0.0, 0.0] for _ in range(BINS)]
+        return bins
 
     def bins(self) -> list[ReliabilityBin]:
         """Those with tokens, by drafter and rising survival."""
@@ -49,3 +54,10 @@ class Reliability:
             for i, (p, a, n) in enumerate(bins)
             if n
         ]
+
+
+def _count(bins: list[list[float]], predicted: float, accepted: bool) -> None:
+    entry = bins[min(int(predicted * BINS), BINS - 1)]
+    entry[0] += predicted
+    entry[1] += accepted
+    entry[2] += 1.0

@@ -72,12 +72,14 @@ class Drafter(Protocol):
     ``cheap`` drafters run no model: they are asked in every step, and scored on all text whether their proposal was
     verified or not. The others are asked when the controller expects a gain from them. ``layers``: those of the
     target's layers whose hidden states it wants in ``Progress.hidden``; layer ``i`` is the residual stream behind
-    decoder layer ``i``.
+    decoder layer ``i``. It may want others between two steps.
     """
 
     name: str
     cheap: bool
-    layers: tuple[int, ...]
+
+    @property
+    def layers(self) -> tuple[int, ...]: ...
 
     def propose(self, sequences: Seq[SequenceView], lengths: Seq[int]) -> Seq[Draft | None]:
         """A draft of at most ``lengths[i]`` (at least 1) tokens for each sequence, or None. All its known tokens are in
@@ -100,6 +102,14 @@ class KeepsAdapters(Protocol):
 
     def forget_adapter(self, adapter: str) -> None:
         """The adapter was unloaded; no open sequence has it."""
+
+
+@runtime_checkable
+class Bounded(Protocol):
+    """A drafter whose drafts are of limited length, or that some sequences cannot have."""
+
+    def longest(self, sequence: SequenceView) -> int:
+        """Most tokens of a draft for it; 0: there is none."""
 
 
 @runtime_checkable

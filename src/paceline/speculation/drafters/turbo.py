@@ -21,7 +21,7 @@ from paceline import _suffix
 from paceline.backends.base import Backend, Batch, CacheDtype, FloatArray, IntArray
 from paceline.kv.cache import KVCache
 from paceline.kv.placement import Placer
-from paceline.kv.sizing import blocks_per_group
+from paceline.kv.sizing import blocks_per_group, cache_bytes
 from paceline.speculation.draft import Draft
 from paceline.speculation.drafters.base import Progress, SequenceView
 from paceline.speculation.drafters.turbo_cache import StateTrack, StateTracks
@@ -72,6 +72,7 @@ class TurboDrafter:
         assert max_rows >= LEVEL_ROWS + config.positions and catch_up_rows > 0 and max_sequences > 0
         self.layers = config.layers
         self.positions = config.positions
+        self.vocab_size = config.vocab_size
         self.max_rows = max_rows
         self.catch_up_rows = catch_up_rows
         self.model = model
@@ -129,6 +130,16 @@ class TurboDrafter:
 
     def reset(self) -> None:
         """Nothing outlives its sequence."""
+
+    def clear(self) -> None:
+        """Forgets all sequences, also those that go on: their states will come again."""
+        for key in list(self._tracks.tracks):
+            self._tracks.drop(key)
+
+    @property
+    def nbytes(self) -> int:
+        """Of its weights, and of its cache when every sequence that it is made for has a whole window."""
+        return self.model.nbytes + cache_bytes(self.cache_spec, self.num_blocks)
 
     def check_integrity(self) -> None:
         """Asserts that tables, reference counts and free lists agree."""

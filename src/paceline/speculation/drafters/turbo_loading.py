@@ -9,6 +9,7 @@ from paceline.backends.base import Backend, CacheDtype
 from paceline.errors import ModelLoadError
 from paceline.kv.sizing import cache_bytes
 from paceline.models.loading import LoadedModel
+from paceline.quantization.packed import PackedWeight
 from paceline.speculation.drafters.turbo import MAX_ROWS, TurboDrafter
 from paceline.speculation.drafters.turbo_format import SpeculatorConfig, read_stored
 from paceline.speculation.drafters.turbo_model import WeightKind, lay_out
@@ -38,11 +39,15 @@ def open_turbo_drafter(
     """The drafter for the speculator in ``folder``, beside ``target`` that runs on ``backend`` under ``target_name``.
 
     ``kind``: how its matrices are kept; None: q8 where the backend has integer kernels, else as they are. Raises
-    ``ModelLoadError`` when the folder is none of a speculator, or it was made for another model.
+    ``ModelLoadError`` when the folder is none of a speculator, it was made for another model, or it is damaged.
     """
     folder = Path(folder)
     config, tensors = read_stored(folder)
     config.check_target(target.spec, target_name)
+    for name, tensor in tensors.items():
+        numbers = tensor.scale if isinstance(tensor, PackedWeight) else tensor  # codes are finite by themselves
+        if numbers is not None and not bool(numbers.isfinite().all()):
+            raise ModelLoadError(f"{folder}: tensor {name!r} has numbers that are not finite (NaN or infinity)")
     if max_sequences < 1 or max_tokens < 1:
         raise ModelLoadError(f"a drafter needs sequences and tokens, got {max_sequences} and {max_tokens}")
     own = backend.sibling()

@@ -53,6 +53,12 @@ class SpeculatorModel:
     markov_next: FloatArray
     weights_bytes: int
 
+    @property
+    def nbytes(self) -> int:
+        """Of everything but the embedding, which is the target's."""
+        arrays = (self.tokens, self.indices, self.state_scale, self.masks, self.markov_previous, self.markov_next)
+        return self.weights_bytes + sum(array.nbytes for array in arrays)
+
     def build(self, ops: Ops) -> None:
         """One pass, for ``Backend.compile``. Its input rows are scaled states ``[T, states]``."""
         config, eps = self.config, self.config.norm_eps
