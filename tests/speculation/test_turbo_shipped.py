@@ -81,7 +81,7 @@ def shipped(target: LoadedModel, path: Path, tmp_path: Path, monkeypatch: pytest
         ({}, ["grammar", "suffix", "turbo"]),
         ({"speculate": ("turbo",)}, ["turbo"]),
         ({"speculate": ("suffix",)}, ["suffix"]),
-        ({"speculator": "none"}, ["grammar", "suffix"]),
+        ({"speculator": "none"}, ["grammar", "suffix", "turbo"]),  # for those of adapters
         ({"speculate": ("suffix",), "speculator": "none"}, ["suffix"]),
     ],
 )
@@ -91,7 +91,9 @@ def test_it_is_used_unless_the_options_say_otherwise(shipped: Target, options: d
     made = dict(open_drafters(wishes, shipped, get_backend("torch")))
     assert list(made) == wanted
     if "turbo" in made:
-        assert made["turbo"][1].startswith("the package's speculator tiny")
+        none = options.get("speculator") == "none"
+        told = "speculators that adapters bring with them" if none else "the package's speculator tiny"
+        assert made["turbo"][1].startswith(told)
 
 
 def test_a_folder_that_was_named_comes_first(shipped: Target, target: LoadedModel, tmp_path: Path) -> None:
@@ -101,8 +103,10 @@ def test_a_folder_that_was_named_comes_first(shipped: Target, target: LoadedMode
     assert made["turbo"][1].startswith("speculator mine")
 
 
-def test_turbo_by_name_needs_a_speculator_from_somewhere(target: LoadedModel) -> None:
+def test_turbo_by_name_needs_a_speculator_from_somewhere(target: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     about = Target(None, target.spec.vocab_size, 64, 640, 10**6, 4, target)
-    options = SpeculationOptions(speculate=("turbo",))
+    options, backend = SpeculationOptions(speculate=("turbo",)), get_backend("torch")
+    assert [name for name, _ in open_drafters(options, about, backend)] == ["turbo"], "adapters may bring some"
+    monkeypatch.setattr(type(backend), "max_adapters", 0)
     with pytest.raises(InvalidRequestError, match="the package brings none for this model"):
-        list(open_drafters(options, about, get_backend("torch")))
+        list(open_drafters(options, about, backend))
