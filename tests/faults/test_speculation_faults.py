@@ -57,7 +57,7 @@ def written(model: str, requests: list[Request], table: TokenBytes, **options) -
 
 async def written_over_deaths(client, until, requests: list[Request], table: TokenBytes, deaths: int) -> list:
     """What the engine writes when it is killed after every sixth of the text. It drafts, before and after."""
-    assert client.ready.drafters == ["grammar", "suffix"]
+    assert client.ready.drafters == ["grammar", "suffix", "turbo"]
     streams = Streams(client, table)
     total = sum(request.params.n * (request.params.max_tokens or 0) for request in requests)
     task = asyncio.create_task(streams.consume_all(requests))
