@@ -25,7 +25,7 @@ LAYERS = [
     {"adapters", "models"},
     {"kv"},
     {"backends"},
-    {"quantization", "sampling", "distributed"},
+    {"quantization", "sampling", "distributed", "learning"},
     {"_cpu", "_suffix", "errors", "_version"},
 ]
 HEIGHT = {room: -row for row, rooms in enumerate(LAYERS) for room in rooms}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,9 +15,12 @@ from paceline.cli import speculation as flags
 if TYPE_CHECKING:
     import socket
 
+    from paceline.learning.settings import LearnOptions
+
 
 _ENGINE = "Engine"
 _HTTP = "HTTP"
+_LEARN = "Learning"
 
 
 def serve(
@@ -80,6 +84,30 @@ def serve(
             rich_help_panel="Adapters",
         ),
     ] = False,
+    learn: Annotated[
+        bool,
+        typer.Option(
+            "--learn",
+            help="Keep texts of live traffic on this machine's disk, and train the speculator with "
+            "them in the background; a better one is used.",
+            rich_help_panel=_LEARN,
+        ),
+    ] = False,
+    learn_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where texts and versions are kept. Default: a folder for the model below the cache folder.",
+            rich_help_panel=_LEARN,
+        ),
+    ] = None,
+    learn_max_mb: Annotated[
+        int | None,
+        typer.Option(
+            min=16,
+            help="Most disk space for texts, versions and training, in MiB. Default: 2048.",
+            rich_help_panel=_LEARN,
+        ),
+    ] = None,
     speculate: flags.Speculate = None,
     max_draft: flags.MaxDraft = None,
     draft_model: flags.DraftModel = None,
@@ -107,6 +135,7 @@ def serve(
         if allow_runtime_adapters and adapter_dir is None:
             raise InvalidRequestError("--allow-runtime-adapters needs --adapter-dir: the folder to load them from")
         folders = adapters.adapter_folders(adapter, adapter_dir, model_names)
+        learning = _learn_options(learn, learn_dir, learn_max_mb, model_names[0])
     except PacelineError as error:
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(1) from None
@@ -121,6 +150,7 @@ def serve(
         drain_timeout_s=drain_timeout,
         access_log=access_log,
         adapter_dir=adapter_dir.expanduser() if adapter_dir is not None and allow_runtime_adapters else None,
+        learn=learning,
     )
     options = EngineOptions(
         model=model,
@@ -144,6 +174,24 @@ def serve(
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
+
+
+def _learn_options(learn: bool, folder: Path | None, max_mb: int | None, name: str) -> LearnOptions | None:
+    """None without ``--learn``. Raises ``InvalidRequestError`` for its options without it."""
+    from paceline.errors import InvalidRequestError
+    from paceline.learning.settings import LearnOptions
+    from paceline.models.cache import cache_folder
+    from paceline.server.config import MIB
+
+    if not learn:
+        if folder is not None or max_mb is not None:
+            raise InvalidRequestError("--learn-dir and --learn-max-mb need --learn: without it nothing is kept")
+        return None
+    place = cache_folder() / "learning" / name.replace("/", "--") if folder is None else folder.expanduser()
+    limits = {} if max_mb is None else {"max_bytes": max_mb * MIB}
+    options = LearnOptions(folder=str(place.resolve()), **limits)
+    options.check()
+    return options
 
 
 def _bind(host: str, port: int) -> socket.socket:

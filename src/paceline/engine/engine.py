@@ -13,6 +13,7 @@ from paceline.adapters.registry import Reader
 from paceline.backends.base import Backend, Ops, Program
 from paceline.engine import machine
 from paceline.engine.adapters import CACHE_SHARE, Adapters
+from paceline.engine.base_speculator import BaseSpeculator, Exchangeable
 from paceline.engine.config import EngineConfig, Machine, resolve
 from paceline.engine.drafting import Drafting
 from paceline.engine.messages import (
@@ -21,6 +22,7 @@ from paceline.engine.messages import (
     FinishReason,
     Request,
     SequenceDelta,
+    SequenceDrafts,
     StepReport,
     StepSpeculation,
 )
@@ -66,7 +68,8 @@ class Engine:
     ``eos_ids``: end-of-sequence tokens, by default those that the model's config names. ``choices``: what was chosen
     automatically, with reasons. ``context_length``: the most tokens of one sequence, prompt and output.
     ``read_adapter``: from a folder to an adapter's weights; None: requests with adapters are refused. ``speculators``:
-    who drafts with speculators that come with them, part of the controller.
+    who drafts with speculators that come with them, part of the controller. ``exchangeable``: who drafts for the base
+    model; None: its speculator cannot be exchanged.
     """
 
     def __init__(
@@ -80,6 +83,7 @@ class Engine:
         limits: Machine | None = None,
         read_adapter: Reader | None = None,
         speculators: Speculators | None = None,
+        exchangeable: Exchangeable | None = None,
     ) -> None:
         config = config or EngineConfig()
         limits = limits or Machine(machine.free_memory(), machine.usable_cores())
@@ -119,6 +123,7 @@ class Engine:
         self._requests: dict[str, list[Sequence]] = {}  # unfinished sequences
         self._outbox: list[SequenceDelta] = []  # deltas that came about between steps
         self._serial = 0
+        self.speculator = BaseSpeculator(exchangeable)
         self.drafting: Drafting | None = None
         if controller is not None:
             self.drafting = Drafting(controller, self.scheduler, self._stats, config.speculation.max_draft)
@@ -183,21 +188,26 @@ class Engine:
         ended. Raises ``AdapterError``."""
         self.adapters.unload(name)
 
+    def use_speculator(self, path: str | None) -> None:
+        """Begins to read the speculator in the folder ``path`` (None: the one of the start). The base model drafts with
+        it from the step on whose report has the answer in ``speculator_replies``; nothing else changes."""
+        self.speculator.use(path)
+
     def has_work(self) -> bool:
         """Whether ``step`` has something to do or to say."""
-        return bool(self._outbox) or self.scheduler.has_work() or self.adapters.busy
+        return bool(self._outbox) or self.scheduler.has_work() or self.adapters.busy or self.speculator.busy
 
     def step(self) -> StepReport:
         """Plans and computes one step; what came of it, and of aborts since the last one. An exception means that the
         engine's state can no longer be trusted."""
         started = time.perf_counter()
-        replies = self._take_adapters()
+        replies, exchanged = self._take_adapters(), self.speculator.poll()
         deltas, self._outbox = self._outbox, []
         planned = self.scheduler.schedule()
         if not planned:
-            if not deltas and not replies:
-                self.adapters.registry.wait(READING_WAIT_S)
-            return StepReport(deltas=deltas, stats=self.stats(), replies=replies)
+            if not deltas and not replies and not exchanged:
+                self._wait_for_reading()
+            return StepReport(deltas=deltas, stats=self.stats(), replies=replies, speculator_replies=exchanged)
         if self.drafting is not None:
             self.drafting.plan(planned)
             self._show_layers(self.drafting.controller.layers)
@@ -227,7 +237,9 @@ class Engine:
         self._stats.steps += 1
         self._stats.rows += rows
         self._stats.step_seconds += seconds
-        return StepReport(deltas=deltas, stats=self.stats(), step_rows=rows, step_time=seconds, replies=replies)
+        report = StepReport(deltas=deltas, stats=self.stats(), step_rows=rows, step_time=seconds, replies=replies)
+        report.speculator_replies = exchanged
+        return report
 
     def stats(self) -> EngineStats:
         """Gauges as of now and counters since the start. The same object every time."""
@@ -307,6 +319,12 @@ class Engine:
                 self.drafting.controller.forget_adapter(key)
         return replies
 
+    def _wait_for_reading(self) -> None:
+        if self.adapters.busy:
+            self.adapters.registry.wait(READING_WAIT_S)
+        else:
+            self.speculator.wait(READING_WAIT_S)
+
     def _show_layers(self, layers: tuple[int, ...]) -> None:
         """Drafters came or went that read hidden states: the program is recorded anew where they want other layers."""
         if layers != self._layers:
@@ -353,6 +371,9 @@ class Engine:
             self.scheduler.advance(sequence, min(computed, sequence.length))
             if reason is not None:
                 delta = self._finish(sequence, reason)
+                delta.drafts = SequenceDrafts(
+                    steps=sequence.num_steps, drafted=sequence.num_drafted, accepted=sequence.num_accepted
+                )
             elif token_ids:
                 delta = SequenceDelta(request_id=sequence.request.request_id, index=sequence.index)
             else:

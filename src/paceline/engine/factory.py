@@ -65,6 +65,7 @@ def build_engine(options: EngineOptions, own_process: bool = False) -> tuple[Eng
         limits=limits,
         read_adapter=AdapterReader(read_lora, None if speculators is None else speculators.open),
         speculators=speculators,
+        exchangeable=speculators,
     )
     if controller is not None:
         controller.costs = engine.time_steps()
@@ -82,6 +83,7 @@ def build_engine(options: EngineOptions, own_process: bool = False) -> tuple[Eng
         choices=[*choices, *engine.choices, *reasons],
         drafters=list(engine.drafter_names),
         adapters=engine.adapters.infos(),
+        speculator=None if speculators is None or speculators.folder is None else str(speculators.folder),
     )
     return engine, ready
 

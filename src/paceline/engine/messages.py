@@ -93,6 +93,29 @@ class AdapterReply(msgspec.Struct, kw_only=True, omit_defaults=True):
     error: str | None = None
 
 
+class UseSpeculator(msgspec.Struct, kw_only=True, omit_defaults=True, tag=True):
+    """The base model drafts with the speculator in the folder ``path`` from now on; None: with the one of the start, if
+    there was one. Answered by a ``SpeculatorReply`` in a report, one for each, in order."""
+
+    path: str | None = None
+
+
+class SpeculatorReply(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """The speculator is in use (``info``; None: there is none now), or why it is not: then nothing has changed."""
+
+    info: SpeculatorInfo | None = None
+    error: str | None = None
+
+
+class SequenceDrafts(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """How drafts fared in a whole sequence: steps that it was in, draft tokens verified and accepted. Of a sequence
+    that an engine before this one began: since then."""
+
+    steps: int = 0
+    drafted: int = 0
+    accepted: int = 0
+
+
 class StepSpeculation(msgspec.Struct, kw_only=True, omit_defaults=True):
     """What speculation did for one sequence in one step; for requests with ``speculative.report``.
 
@@ -122,6 +145,7 @@ class SequenceDelta(msgspec.Struct, kw_only=True, omit_defaults=True):
     num_cached_tokens: int = 0  # prompt tokens found in the prefix cache (first delta)
     queue_time: float | None = None  # seconds from arrival to first being scheduled (first delta)
     speculation: StepSpeculation | None = None  # when the request wants a report
+    drafts: SequenceDrafts | None = None  # on the last one, where the sequence ended by itself
 
 
 class DrafterStats(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -183,6 +207,7 @@ class StepReport(msgspec.Struct, kw_only=True, omit_defaults=True, tag=True):
     step_rows: int = 0  # rows of this step
     step_time: float = 0.0  # seconds of this step
     replies: list[AdapterReply] = msgspec.field(default_factory=list)
+    speculator_replies: list[SpeculatorReply] = msgspec.field(default_factory=list)
 
 
 class Choice(msgspec.Struct):
@@ -206,6 +231,7 @@ class EngineReady(msgspec.Struct, kw_only=True, tag=True):
     path: str = ""  # of the model's local files: the tokenizer is there too
     drafters: list[str] = msgspec.field(default_factory=list)  # that may propose; empty: speculation is off
     adapters: list[AdapterInfo] = msgspec.field(default_factory=list)  # loaded at the start
+    speculator: str | None = None  # folder of the base model's; None: there is none
 
 
 class EngineFailed(msgspec.Struct, kw_only=True, tag=True):

@@ -191,6 +191,10 @@ class RequestText:
             self.num_cached_tokens = delta.num_cached_tokens
         return sequence.add(delta)
 
+    def token_ids(self, index: int) -> list[int]:
+        """Of one sequence, as far as it got."""
+        return self._sequences[index].output.token_ids
+
     def output(self) -> RequestOutput:
         """The request as far as it got."""
         return RequestOutput(

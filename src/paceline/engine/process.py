@@ -32,13 +32,14 @@ from paceline.engine.messages import (
     SequenceDelta,
     StepReport,
     UnloadAdapter,
+    UseSpeculator,
 )
 from paceline.engine.options import EngineOptions
 from paceline.errors import PacelineError
 
 logger = logging.getLogger(__name__)
 
-ToEngine = Request | Abort | LoadAdapter | UnloadAdapter
+ToEngine = Request | Abort | LoadAdapter | UnloadAdapter | UseSpeculator
 FromEngine = EngineReady | EngineFailed | StepReport
 
 _PR_SET_PDEATHSIG = 1
@@ -71,6 +72,9 @@ class StepEngine(Protocol):
 
     def unload_adapter(self, name: str) -> None:
         """No request may name it any more. Raises ``AdapterError``."""
+
+    def use_speculator(self, path: str | None) -> None:
+        """Begins to exchange the base model's speculator; a later report has the answer."""
 
     def has_work(self) -> bool: ...
 
@@ -167,6 +171,9 @@ class EngineLoop:
             return
         if isinstance(message, LoadAdapter | UnloadAdapter):
             self._handle_adapter(message)
+            return
+        if isinstance(message, UseSpeculator):
+            self.engine.use_speculator(message.path)
             return
         try:
             self.engine.add(message)

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from paceline.errors import PacelineError
-from paceline.server import routes_adapters, routes_generate, routes_models, routes_status
+from paceline.server import routes_adapters, routes_generate, routes_models, routes_speculator, routes_status
 from paceline.server.context import ServerContext
 from paceline.server.disconnect import ClientGoneError
 from paceline.server.gate import Gate
@@ -27,6 +27,7 @@ from paceline.server.schemas import (
     TokenizeChatRequest,
     TokenizeCompletionRequest,
     UnloadAdapterBody,
+    UseSpeculatorBody,
 )
 from paceline.server.sse import JsonAnswer
 from paceline.server.version import version
@@ -36,6 +37,7 @@ _BODIES: dict[str, tuple[type[BaseModel], ...]] = {
     "/v1/chat/completions": (ChatCompletionRequest,),
     "/v1/load_lora_adapter": (LoadAdapterBody,),
     "/v1/unload_lora_adapter": (UnloadAdapterBody,),
+    "/v1/speculator/use": (UseSpeculatorBody,),
     "/tokenize": (TokenizeCompletionRequest, TokenizeChatRequest),
     "/detokenize": (DetokenizeRequest,),
 }
@@ -44,7 +46,7 @@ _BODIES: dict[str, tuple[type[BaseModel], ...]] = {
 def create_app(context: ServerContext) -> FastAPI:
     """The application that serves ``context``."""
     app = FastAPI(title="Paceline", version=version(), docs_url=None, redoc_url=None, redirect_slashes=False)
-    for module in (routes_generate, routes_adapters, routes_models, routes_status):
+    for module in (routes_generate, routes_adapters, routes_speculator, routes_models, routes_status):
         app.include_router(module.routes(context))
     for kind in (PacelineError, HTTPException, ClientGoneError, Exception):
         app.add_exception_handler(kind, _answer_error)

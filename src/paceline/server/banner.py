@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any, TextIO
 
 from paceline.engine.messages import Choice, EngineReady
+from paceline.learning.settings import LearnOptions
 from paceline.server.config import MIB, ServerConfig
 
 _ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
@@ -38,10 +39,21 @@ def server_choices(config: ServerConfig) -> list[Choice]:
     keys = len(config.api_keys)
     names = ", ".join(config.model_names)
     return [
+        *([] if config.learn is None else [_learning_choice(config.learn)]),
         Choice("model names", names, "what clients may put into `model`; none is fine, too"),
         Choice("api keys", f"{keys}" if keys else "none", "set with --api-key or PACELINE_API_KEY"),
         Choice("max body", f"{config.max_body_bytes // MIB} MiB", "larger requests get 413 (--max-body-mb)"),
     ]
+
+
+def _learning_choice(learn: LearnOptions) -> Choice:
+    """What is kept where, and how much of it."""
+    limits = f"at most {learn.text_bytes // MIB} MiB of texts, {learn.max_bytes // MIB} MiB of everything"
+    why = (
+        f"texts of requests to the base model are kept ({limits}: --learn-max-mb) and train the speculator at idle "
+        'priority; nothing leaves this machine; requests with "store": false are not kept'
+    )
+    return Choice("learning", learn.folder, why)
 
 
 def announce(config: ServerConfig, ready: EngineReady, chat: bool, seconds: float, out: TextIO | None = None) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from paceline.learning.settings import LearnOptions
+
 MIB = 1024 * 1024
 
 
@@ -22,3 +24,4 @@ class ServerConfig:
     drain_timeout_s: float = 30.0  # how long open requests may go on after SIGTERM
     access_log: bool = False
     adapter_dir: Path | None = None  # clients may load adapters from folders below it; None: from nowhere
+    learn: LearnOptions | None = None  # keep texts and train the speculator with them; None: nothing is kept

@@ -11,6 +11,7 @@ from paceline.engine.detokenizer import TokenBytes
 from paceline.engine.messages import EngineReady
 from paceline.models.tokenizer import Tokenizer
 from paceline.server.config import ServerConfig
+from paceline.server.learning import Learning
 from paceline.server.metrics import Metrics
 from paceline.server.ports import EngineClient
 from paceline.server.problems import ApiError, nearest
@@ -34,6 +35,8 @@ class ServerContext:
         self.metrics.stats = lambda: engine.stats
         self.metrics.up = lambda: engine.serving
         self.metrics.restarts = lambda: engine.num_restarts
+        self.learning: Learning | None = None
+        self.metrics.learning = lambda: self.learning
         self._tokenizer: Tokenizer | None = None
         self._token_bytes: TokenBytes | None = None
         self.created = int(time.time())

@@ -21,6 +21,7 @@ from paceline.engine.messages import (
     EngineStats,
     Request,
     SequenceDelta,
+    SpeculatorInfo,
     StepReport,
 )
 from paceline.engine.options import ENGINE_FACTORY, EngineOptions
@@ -30,6 +31,7 @@ from paceline.server.engine_counters import add_counters
 from paceline.server.engine_link import EngineLink, describe_exit
 from paceline.server.open_requests import OpenRequest
 from paceline.server.recovery import LIMIT, WINDOW_S, Recovery, Verdict
+from paceline.server.speculator_calls import SpeculatorCalls
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +66,7 @@ class EngineClient:
         self._serving = False  # the engine that runs now is ready
         self._progressed = False  # somebody got something from it
         self._adapters = AdapterCalls()
+        self._speculator = SpeculatorCalls()
         self._open: dict[str, OpenRequest] = {}
         self._held: deque[OpenRequest] = deque()  # not submitted yet: one at a time after repeated deaths
         self._probed: OpenRequest | None = None  # the one that is being tried
@@ -137,11 +140,17 @@ class EngineClient:
     async def load_adapter(self, name: str, path: str, replace: bool = False) -> AdapterInfo:
         """Loads the adapter in the folder ``path``, in place of one that has the name if ``replace``; what runs goes
         on meanwhile. Raises ``AdapterError`` with the reason, or ``EngineDeadError``; nothing has changed then."""
-        return await self._adapters.load(name, path, replace, self._link_for_adapters().send)
+        return await self._adapters.load(name, path, replace, self._serving_link().send)
 
     async def unload_adapter(self, name: str) -> None:
         """Requests may not name it any more; those that run go on. Raises ``AdapterError`` or ``EngineDeadError``."""
-        await self._adapters.unload(name, self._link_for_adapters().send)
+        await self._adapters.unload(name, self._serving_link().send)
+
+    async def use_speculator(self, path: str | None) -> SpeculatorInfo | None:
+        """The base model drafts with the speculator in the folder ``path`` (None: the one of the start) from now on;
+        what runs goes on, with the same text. Raises ``ModelLoadError`` with the reason, or ``EngineDeadError``;
+        nothing has changed then."""
+        return await self._speculator.use(path, self._serving_link().send)
 
     async def shutdown(self, drain_s: float = 0.0) -> None:
         """Refuses new requests, gives open ones ``drain_s`` seconds to end, then ends them and the engine."""
@@ -156,6 +165,7 @@ class EngineClient:
             await asyncio.gather(self._supervisor, return_exceptions=True)
         self._serving = False
         self._adapters.fail("the server is shutting down")
+        self._speculator.fail("the server is shutting down")
         self._fail_all(EngineDeadError("the server is shutting down"))
         if self._link is not None:
             await self._link.stop()
@@ -201,7 +211,7 @@ class EngineClient:
         pace = (time.monotonic() - self._endings[0]) / len(self._endings)
         return min(max(pace, 1.0), _MAX_RETRY_AFTER_S)
 
-    def _link_for_adapters(self) -> EngineLink:
+    def _serving_link(self) -> EngineLink:
         if self.dead is not None or self._closing is not None:
             raise EngineDeadError(self.dead or self._closing or "")
         if not self._serving or self._link is None:
@@ -263,6 +273,8 @@ class EngineClient:
                 self._probe()
         if report.replies:
             self._adapters.take(report.replies)
+        if report.speculator_replies:
+            self._speculator.take(report.speculator_replies)
         if report.stats is not None:
             if report.stats.drafters or report.stats.decisions:
                 self._drafters = report.stats
@@ -281,6 +293,7 @@ class EngineClient:
         ready = self.ready = await self._link.start()
         self._serving = True
         self._adapters.restore(self._link.send)
+        self._speculator.restore(self._link.send)
         self._probed = None
         self._probe()
         return ready
@@ -327,6 +340,7 @@ class EngineClient:
             culprit.fail(EngineDeadError(f"the engine died {culprit.deaths} times while computing this request"))
             self._forget(culprit)
         self._adapters.fail(f"the engine ended: {reason}")
+        self._speculator.fail(f"the engine ended: {reason}")
         self._fail_bereft()
         self._held = deque(sorted(self._open.values(), key=lambda opened: opened.deaths))
         return verdict
@@ -342,5 +356,6 @@ class EngineClient:
     def _give_up(self, why: str) -> None:
         self.dead = why
         self._adapters.fail(why)
+        self._speculator.fail(why)
         logger.critical(why)
         self._fail_all(EngineDeadError(why))

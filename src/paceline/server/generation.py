@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 
 from paceline.engine.detokenizer import TokenBytes
-from paceline.engine.messages import Request, SequenceDelta
+from paceline.engine.messages import Request, SequenceDelta, SequenceDrafts
 from paceline.engine.output import RequestText, SequenceOutput
 from paceline.engine.speculation_report import total
 from paceline.server.metrics import Metrics
@@ -62,6 +62,7 @@ class Generation:
         requests: Sequence[Request],
         arrived: float,
         hide_output: bool = False,
+        record: Callable[[Request, Sequence[int], SequenceDrafts | None], None] | None = None,
     ) -> None:
         self.requests = requests
         self.texts = [RequestText(request, table) for request in requests]
@@ -70,6 +71,7 @@ class Generation:
             reported=self.texts if requests[0].params.wants_report else (),
         )
         self._hide_output = hide_output  # what is generated is a by-product: it does not count as usage
+        self._record = record  # gets every text that is complete, to learn from
         self._engine = engine
         self._metrics = metrics
         self._timers = [_Timer(request.params.n, arrived) for request in requests]
@@ -198,6 +200,9 @@ class Generation:
         if self.texts[index].finished:
             metrics.e2e.observe(now - timer.arrived)
             metrics.decode_time.observe(now - first)
+        if self._record is not None and out.finish_reason in ("stop", "length"):
+            written = self.texts[index].token_ids(delta.index)
+            self._record(self.requests[index], written, delta.drafts)
         if delta.finish_reason is None and self._open:  # a stop string, while other sequences go on
             self._to_abort.append((self.requests[index].request_id, delta.index))
         if out.finish_reason == "error":

@@ -60,9 +60,11 @@ def serve(config: ServerConfig, options: EngineOptions, sock: socket.socket) -> 
 async def _serve(config: ServerConfig, options: EngineOptions, sock: socket.socket) -> None:
     begin = time.monotonic()
     engine = EngineClient(options)
+    made: ServerContext | None = None
     starting = asyncio.create_task(engine.start(), name="engine-start")
     try:
         http, context = await asyncio.to_thread(_http_server, config, engine)
+        made = context
         engine.on_report = context.metrics.on_report
         serving = asyncio.create_task(http.serve(sockets=[sock]), name="http")
         loading = asyncio.create_task(_load(context, options, starting, begin), name="load")
@@ -77,6 +79,8 @@ async def _serve(config: ServerConfig, options: EngineOptions, sock: socket.sock
     finally:
         starting.cancel()
         await asyncio.gather(starting, return_exceptions=True)
+        if made is not None and made.learning is not None:
+            await made.learning.close()
         await engine.close()
 
 
@@ -84,9 +88,12 @@ def _http_server(config: ServerConfig, engine: EngineClient) -> tuple[HttpServer
     """Imports FastAPI and the rest; a third of a second, beside the engine's own imports."""
     from paceline.server.app import create_app
     from paceline.server.context import ServerContext
+    from paceline.server.learning import Learning
     from paceline.server.serve import HttpServer
 
     context = ServerContext(config, cast("EnginePort", engine))
+    if config.learn is not None:
+        context.learning = Learning(config.learn, context.engine)
     return HttpServer(context, create_app(context)), context
 
 
@@ -99,6 +106,8 @@ async def _load(
     for task in (tokenizer, starting):
         if task.done():
             task.result()
+    if context.learning is not None:
+        await context.learning.start(starting.result())
     context.set_tokenizer(tokenizer.result())
     gc.collect()
     gc.freeze()  # what is loaded stays: keep it out of every collection

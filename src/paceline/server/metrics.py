@@ -17,6 +17,8 @@ from prometheus_client.registry import Collector
 from paceline.engine.messages import EngineStats, StepReport
 from paceline.server.adapter_metrics import adapter_values
 from paceline.server.drafter_metrics import Values, drafter_values
+from paceline.server.learning import Learning
+from paceline.server.learning_metrics import learning_values
 from paceline.server.metric_table import TABLE, Row
 
 _ROW = {row.name: row for row in TABLE}
@@ -57,6 +59,7 @@ class Metrics(Collector):
         self.up: Callable[[], bool] = lambda: False
         self.stats: Callable[[], EngineStats] = EngineStats
         self.restarts: Callable[[], int] = lambda: 0
+        self.learning: Callable[[], Learning | None] = lambda: None
         self.prompt_tokens = 0
         self.generation_tokens = 0
         self.finished: dict[str, int] = dict.fromkeys(("stop", "length", "abort", "error"), 0)
@@ -121,6 +124,7 @@ class Metrics(Collector):
         values: dict[str, Values] = {name: {(): value} for name, value in plain.items()}
         values.update(drafter_values(stats))
         values.update(adapter_values(stats))
+        values.update(learning_values(self.learning()))
         values["requests_finished"] = {(reason,): count for reason, count in self.finished.items()}
         values["http_requests"] = {labels: float(count) for labels, count in self.http.items()}
         return values

@@ -134,4 +134,5 @@ def merge(first: SequenceDelta, second: SequenceDelta) -> None:
         first.prompt_logprobs = second.prompt_logprobs
     if second.queue_time is not None:
         first.queue_time, first.num_cached_tokens = second.queue_time, second.num_cached_tokens
+    first.drafts = second.drafts
     first.finish_reason, first.stop_token, first.error = second.finish_reason, second.stop_token, second.error

@@ -14,7 +14,7 @@ NO_EFFECT: dict[str, str] = {
     "user": "names the end user for OpenAI's abuse monitoring",
     "safety_identifier": "names the end user for OpenAI's abuse monitoring",
     "metadata": "labels a response in OpenAI's storage",
-    "store": "asks OpenAI to keep the response; nothing is stored here",
+    "store": "asks OpenAI to keep the response; nothing is stored for this endpoint",
     "service_tier": "chooses OpenAI's price tier; see priority and latency_class",
     "prompt_cache_key": "routes to OpenAI's prompt cache; prefixes are cached without a key here",
     "prompt_cache_retention": "keeps a prompt in OpenAI's cache; blocks stay until evicted here",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping
 from typing import Protocol
 
-from paceline.engine.messages import AdapterInfo, EngineReady, EngineStats, Request, SequenceDelta
+from paceline.engine.messages import AdapterInfo, EngineReady, EngineStats, Request, SequenceDelta, SpeculatorInfo
 
 
 class EngineClient(Protocol):
@@ -45,6 +45,10 @@ class EngineClient(Protocol):
 
     async def unload_adapter(self, name: str) -> None:
         """Requests may not name it any more; those that run go on. Raises ``AdapterError`` or ``EngineDeadError``."""
+
+    async def use_speculator(self, path: str | None) -> SpeculatorInfo | None:
+        """The base model drafts with the speculator in the folder ``path`` (None: the one of the start) from now on.
+        Raises ``ModelLoadError`` or ``EngineDeadError``, with nothing changed."""
 
     def generate(self, request: Request) -> AsyncGenerator[SequenceDelta, None]:
         """Deltas of all sequences of ``request`` until each has its ``finish_reason``. Closing the iterator early

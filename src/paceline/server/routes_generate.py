@@ -124,4 +124,6 @@ def _generation(
         conversion.to_request(f"{answer.id}-{i}", prompt_ids, params, body, now, adapter)
         for i, prompt_ids in enumerate(ids)
     ]
-    return Generation(context.engine, context.metrics, table, requests, arrived, hide_output)
+    learning = context.learning if body.store and not hide_output else None
+    record = None if learning is None else learning.record
+    return Generation(context.engine, context.metrics, table, requests, arrived, hide_output, record)

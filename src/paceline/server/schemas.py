@@ -157,6 +157,7 @@ class SamplingBody(Body):
     guided_choice: Choices | None = None
     structured_outputs: StructuredOutputs = StructuredOutputs()
     speculative: SpeculativeBody | None = None
+    store: bool = True  # false: the text is not kept to learn from, see --learn
     stream: bool = False
     stream_options: StreamOptions | None = None
     priority: Count = 0
@@ -238,6 +239,14 @@ class LoadAdapterBody(BaseModel):
     lora_path: Annotated[str, Field(min_length=1)]
     load_inplace: bool = False
     lora_int_id: Count | None = None  # vLLM numbers adapters by it; no effect
+
+
+class UseSpeculatorBody(BaseModel):
+    """Body of ``/v1/speculator/use``. ``version`` 0: the speculator that the server was started with."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    version: Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class UnloadAdapterBody(BaseModel):

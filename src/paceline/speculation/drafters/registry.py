@@ -63,7 +63,7 @@ def _turbo(options: SpeculationOptions, target: Target, backend: Backend) -> Mad
     config = opened.config
     # One that was named is told by its name alone.
     whose = "the package's " if Path(options.speculator).parent == FOLDER else ""
-    return TurboSpeculators(lambda folder: open_one(folder)[0], base), (
+    return TurboSpeculators(lambda folder: open_one(folder)[0], base, Path(options.speculator)), (
         f"{whose}speculator {opened.name} ({opened.weights_bytes / 2**20:.1f} MiB): {config.positions} tokens a pass "
         f"of {config.vocab_size} that it knows; states and keys of the last {config.window} tokens, "
         f"{opened.cache_bytes / 2**20:.0f} MiB"

@@ -20,15 +20,19 @@ class TurboSpeculators:
     """Implements ``Drafter``, ``Bounded``, and ``Speculators`` of the adapters.
 
     ``open``: from a speculator's folder to its drafter, raising ``ModelLoadError``; it may be called on another thread.
-    ``base``: drafts for the base model, and for adapters that have no speculator; None: nobody does.
+    ``base``: drafts for the base model, and for adapters that have no speculator; None: nobody does. ``folder``: that
+    of ``base``.
     """
 
     name = TurboDrafter.name
     cheap = TurboDrafter.cheap
 
-    def __init__(self, open: Callable[[Path], TurboDrafter], base: TurboDrafter | None = None) -> None:
+    def __init__(
+        self, open: Callable[[Path], TurboDrafter], base: TurboDrafter | None = None, folder: Path | None = None
+    ) -> None:
         self.open = open
         self.base = base
+        self.folder = folder
         self._own: dict[str, TurboDrafter] = {}  # by the adapter's key
         self._layers: tuple[int, ...] = ()
         self._gather_layers()
@@ -50,6 +54,12 @@ class TurboSpeculators:
         if gone is not None:
             gone.clear()
             self._gather_layers()
+
+    def replace_base(self, speculator: TurboDrafter | None) -> None:
+        """Sequences that draft with ``base`` draft with ``speculator`` from now on, those that run as soon as their
+        states have come to it. What the old one knew of them is forgotten with it."""
+        self.base = speculator
+        self._gather_layers()
 
     def longest(self, sequence: SequenceView) -> int:
         drafter = self._of(sequence)
