@@ -110,6 +110,7 @@ class TextStore:
             if written < len(line):
                 raise OSError(f"only {written} of {len(line)} bytes were written")
         except OSError:
+            self.next_serial += 1  # a segment's name is not used twice
             self.close()  # a later record does not continue a line that was cut off
             raise
         segment.digests.add(digest)
