@@ -136,7 +136,7 @@ def test_a_full_disk_leaves_what_was_there_and_writing_may_begin_again(
 
     for broken in (half, full):
         monkeypatch.setattr(os, "write", broken)
-        with pytest.raises(OSError, match="bytes were written|No space left"):
+        with pytest.raises(OSError, match=r"bytes were written|No space left"):
             store.add([9], [9])
         monkeypatch.setattr(os, "write", write)
         assert len(both_sides(tmp_path)) == 3

@@ -33,9 +33,7 @@ def test_a_new_folder_uses_what_the_server_starts_with(versions: Versions) -> No
 def test_going_back_is_going_back_step_by_step(versions: Versions, tmp_path: Path) -> None:
     for _ in range(3):
         versions.use(publish(versions, tmp_path))
-    seen = []
-    for _ in range(3):
-        seen.append(versions.write(versions.rolled_back()).version)
+    seen = [versions.write(versions.rolled_back()).version for _ in range(3)]
     assert seen == [2, 1, 0]
     with pytest.raises(InvalidRequestError):
         versions.rolled_back()
