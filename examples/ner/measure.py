@@ -81,12 +81,11 @@ def main() -> None:
     with options.dev.open(encoding="utf-8", newline="\n") as file:
         rows = [json.loads(line) for line in file][: options.rows]
     expected = [row["messages"][-1]["content"] for row in rows]
-    turbo = SpeculationOptions(speculator=str(options.adapter / "speculator"))
     variants = [
         Variant("base model, no speculation", False, OFF),
         Variant("adapter, no speculation", True, OFF),
         Variant("adapter, suffix drafts", True, SpeculationOptions(speculate=("suffix",))),
-        Variant("adapter, all drafters with its speculator", True, turbo),
+        Variant("adapter, all drafters with its speculator", True, SpeculationOptions()),
     ]
     for start in range(0, len(rows), options.round):
         for variant in variants:

@@ -11,3 +11,5 @@ threads=(${THREADS:+--threads "$THREADS"})
 [ -s "$WORK/train.jsonl" ] || "$PYTHON" "$here/prepare.py" "$DATA" "$WORK" --rows "${ROWS:-3000}"
 "$PYTHON" -m paceline train turbo-lora --data "$WORK/train.jsonl" --output "$WORK/ner" "${threads[@]}"
 "$PYTHON" "$here/measure.py" "$WORK/dev.jsonl" "$WORK/ner" "${threads[@]}"
+"$PYTHON" -m paceline bench speculation --rows "$WORK/dev.jsonl" --adapter "$WORK/ner" --load 1 --load 8 --prompts 48 \
+  "${threads[@]}"

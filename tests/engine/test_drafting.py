@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 from fake_drafters import ScriptedDrafter, TakesAll, TreeDrafter
 from fake_model import fake_spec, make_engine, make_request, prompt_of, reference_output, serve
 
 from paceline.engine.batch_builder import depths
+from paceline.engine.drafting import Drafting
+from paceline.engine.messages import EngineStats
 from paceline.errors import InvalidRequestError
 from paceline.sampling.speculative import MAX_DRAFT, Speculative
+from paceline.speculation.decision import Decision
 from paceline.speculation.draft import Draft
 
 
@@ -106,3 +112,11 @@ def test_trees_behind_long_prompts_stay_within_the_limit_of_rows() -> None:
 def test_depth_counts_from_the_last_known_token() -> None:
     assert depths(Draft((1, 2, 3), "test")) == [1, 2, 3]
     assert depths(Draft((1, 2, 3, 4), "test", (-1, 0, -1, 1))) == [1, 2, 1, 3]
+
+
+def test_a_prompt_beside_a_draft_is_not_what_each_of_its_tokens_would_have_cost() -> None:
+    """Three tokens of a step with a prompt: without drafts that step, and two steps without the prompt."""
+    nobody: Any = SimpleNamespace(draft=None)
+    drafting = Drafting(nobody, nobody, EngineStats())
+    drafting._decision = Decision((), seconds=0.12, seconds_without=0.1, seconds_alone=0.01)
+    assert drafting.report(nobody, (), 3, 0.12).time_without == pytest.approx(0.1 + 2 * 0.01)

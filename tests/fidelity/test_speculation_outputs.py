@@ -71,8 +71,8 @@ def drafting(request: pytest.FixtureRequest, on: LLM, target: Target) -> Iterato
 
 def proposed(llm: LLM) -> list[tuple[int, ...]]:
     """Drafts so far, where every draft is verified."""
-    drafter = getattr(llm._engine.drafting.controller, "drafter", None)
-    return [] if drafter is None else drafter.proposed
+    controller = llm._engine.drafting.controller
+    return [] if isinstance(controller, Controller) else controller.drafter.proposed
 
 
 def ids(llm: LLM, text: str) -> list[int]:

@@ -113,6 +113,7 @@ def test_an_unforeseen_error_is_500_without_its_details(live, stream, caplog):
     live.engine.script = Script(fail=lambda: RuntimeError("secret detail"))
     response = live.post(CHAT, {"messages": MESSAGES, "stream": stream})
     error_of(response, 500)
+    assert response.headers["connection"] == "close", "the server does close it"
     assert "secret" not in response.text and "Traceback" not in response.text
     wait_until(lambda: "secret detail" in caplog.text)
 

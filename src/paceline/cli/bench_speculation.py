@@ -37,6 +37,14 @@ def speculation(
     full: Annotated[bool, typer.Option("--full", help="All of Spec-Bench, one stream, as published results.")] = False,
     speculate: Annotated[str, typer.Option(help="auto, or drafters' names with commas.")] = "auto",
     draft_model: Annotated[str, typer.Option(help="A small model with the same vocabulary, for its drafter.")] = "",
+    speculator: Annotated[str, typer.Option(help="Folder of a speculator; none: not the package's either.")] = "",
+    adapter: Annotated[
+        Path | None, typer.Option(exists=True, file_okay=False, help="Folder of an adapter, which answers.")
+    ] = None,
+    rows: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="Prompts of one's own: chat rows as for paceline train."),
+    ] = None,
     prefix_cache: Annotated[bool, typer.Option(help="Keep prefixes within a pass (SPEED-Bench: no).")] = True,
     backend: Annotated[str, typer.Option(help="auto, cpu or torch.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="Compute threads. Default: all usable cores.")] = None,
@@ -67,39 +75,40 @@ def speculation(
         max_tokens=max_tokens or (FULL_TOKENS if full else 128),
         temperature=temperature,
         seed=seed,
+        adapter=None if adapter is None else adapter.name,
     )
     with errors_in_one_line():
-        chosen = _workloads(sets, data, full)
-        options = engine_options(
-            model, settings.loads, backend, threads, prefix_cache, _speculation(speculate, draft_model)
-        )
+        chosen = _workloads(sets, data, full, rows)
+        wishes = _speculation(speculate, draft_model, speculator)
+        options = engine_options(model, settings.loads, backend, threads, prefix_cache, wishes, adapter)
         bench = SpeculationBench(EngineSession(options), settings, data, say=lambda text: typer.echo(text, err=True))
         # A folder of one's own texts has none of the sets: unless one was named, those without data do.
-        bench.run(chosen, () if sets or full else [NAMED[name] for name in BUILT_IN_SETS])
+        bench.run(chosen, () if sets or full or rows else [NAMED[name] for name in BUILT_IN_SETS])
     errors = _report(bench, prefix_cache, json_file)
     if errors:
         raise typer.Exit(1)
 
 
-def _workloads(names: list[str] | None, data: Path | None, full: bool) -> list[Workload]:
-    from paceline.bench.speculation.workloads import BUILT_IN_SETS, DEFAULT_SETS, NAMED
+def _workloads(names: list[str] | None, data: Path | None, full: bool, rows: Path | None) -> list[Workload]:
+    from paceline.bench.speculation.workloads import BUILT_IN_SETS, DEFAULT_SETS, NAMED, rows_of
 
     unknown = sorted(set(names or ()) - set(NAMED))
     if unknown:
         raise typer.BadParameter(f"no set {', '.join(unknown)}; there are {', '.join(NAMED)}", param_hint="--set")
-    if names:
-        return [NAMED[name] for name in dict.fromkeys(names)]
+    own = [] if rows is None else [rows_of(rows)]
+    if names or own:
+        return [*own, *(NAMED[name] for name in dict.fromkeys(names or ()))]
     if full:
         return [NAMED["spec_bench"]]
     return [NAMED[name] for name in (BUILT_IN_SETS if data is None else DEFAULT_SETS)]
 
 
-def _speculation(speculate: str, draft_model: str) -> SpeculationOptions:
+def _speculation(speculate: str, draft_model: str, speculator: str) -> SpeculationOptions:
     from paceline.speculation.options import AUTO, OFF, SpeculationOptions
 
     names = tuple(name.strip() for name in speculate.split(",") if name.strip())
     wish = speculate if speculate in (AUTO, OFF) else names
-    return SpeculationOptions(speculate=wish, draft_model=draft_model or None)
+    return SpeculationOptions(speculate=wish, draft_model=draft_model or None, speculator=speculator or None)
 
 
 def _report(bench: SpeculationBench, prefix_cache: bool, json_file: Path | None) -> list[str]:

@@ -115,8 +115,10 @@ class Drafting:
         if draft is not None:
             report.drafted = dict(Counter(draft.drafters or {draft.drafter: len(draft)}))
             report.sources = [draft.proposer(place) for place in accepted]
+        # Without drafts this step would have given one token, and the others a step each; prompts are computed once.
         without = self._decision.seconds_without or seconds
-        report.time_without = without * num_tokens
+        later = self._decision.seconds_alone or without
+        report.time_without = without + later * (num_tokens - 1)
         return report
 
     def observe(self, progress: Seq[Progress], rows: int, seconds: float) -> None:

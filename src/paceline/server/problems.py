@@ -61,8 +61,10 @@ def as_api_error(error: Exception) -> ApiError | None:
 
 
 def internal_error() -> ApiError:
-    """What the client learns of an unforeseen error: nothing but where to look."""
-    return ApiError(500, "Internal error; the server's log says more.", code="internal_error")
+    """What the client learns of an unforeseen error: nothing but where to look. The HTTP server closes the connection
+    behind it: whoever is not told would send the next request into a closed one."""
+    headers = {"Connection": "close"}
+    return ApiError(500, "Internal error; the server's log says more.", code="internal_error", headers=headers)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -17,6 +17,9 @@ MIN_SURVIVAL = 0.02
 FLAT = 1e-3
 #: Where the seconds of two drafts' rows differ by no more than this share, they count as equal.
 EVEN = 0.05
+#: A price that falls by no more than this share settles the order: the tokens that would change places are worth next
+#: to nothing.
+SETTLED = 1e-3
 #: Most turns in which order and price are found; two are nearly always enough.
 MAX_TURNS = 4
 #: Rows over which a jump of the curve is spread where a single row's cost is asked for.
@@ -26,14 +29,15 @@ AHEAD = 8
 class Admission(NamedTuple):
     """``counts[i]`` is how many leading tokens of draft ``i`` are verified. ``tokens`` is what the step is expected to
     yield in ``seconds``, the sampled token of each sequence included; ``plain_seconds`` is the same step without
-    drafts. ``price`` are the seconds that one more token is worth, ``threshold`` is the survival from which a further
-    row would pay at that price: what a draft is worth is the sum of ``max(0, survival - threshold)`` over its tokens
-    (in units of ``price``)."""
+    drafts, ``alone_seconds`` without prompts, too. ``price`` are the seconds that one more token is worth,
+    ``threshold`` is the survival from which a further row would pay at that price: what a draft is worth is the sum of
+    ``max(0, survival - threshold)`` over its tokens (in units of ``price``)."""
 
     counts: list[int]
     tokens: float
     seconds: float
     plain_seconds: float
+    alone_seconds: float
     price: float
     threshold: float
 
@@ -100,11 +104,11 @@ def admit(
     plain = costs.seconds(base) + beside.step
     lengths = [_worthwhile(draft) for draft in survivals]
     total = sum(lengths)
-    alone = (costs.seconds(sampling) + beside.alone) / sampling if sampling else 0.0
+    alone_step = costs.seconds(sampling) + beside.alone
+    alone = alone_step / sampling if sampling else 0.0
     if total == 0 or max_tokens <= 0 or sampling == 0:
-        return Admission(
-            [0] * len(survivals), sampling, plain, plain, alone, _threshold(costs, base, alone, beside.rows)
-        )
+        threshold = _threshold(costs, base, alone, beside.rows)
+        return Admission([0] * len(survivals), sampling, plain, plain, alone_step, alone, threshold)
     rows = beside.rows or [0.0] * len(survivals)
     if total <= max_tokens and not causal:
         drafts_beside = sum(row * n for row, n in zip(rows, lengths, strict=True))
@@ -114,7 +118,7 @@ def admit(
             price = (costs.seconds(sampling + total) + beside.alone + drafts_beside) / (sampling + gain)
             if gain * min(price, alone) >= seconds - plain:
                 threshold = _threshold(costs, base + total, price, beside.rows)
-                return Admission(lengths, sampling + gain, seconds, plain, price, threshold)
+                return Admission(lengths, sampling + gain, seconds, plain, alone_step, price, threshold)
 
     offers = _Offers([draft[:n] for draft, n in zip(survivals, lengths, strict=True)], rows, sampling, max_tokens)
     alone_seconds = [beside.alone + s for s in costs.span(sampling, offers.most)]
@@ -128,7 +132,7 @@ def admit(
         count = offers.best(step_seconds, price)
     threshold = _threshold(costs, base + count, price, beside.rows)
     seconds = costs.seconds(base + count) + beside.step + offers.beside[count]
-    return Admission(offers.counts(count), offers.tokens[count], seconds, plain, price, threshold)
+    return Admission(offers.counts(count), offers.tokens[count], seconds, plain, alone_step, price, threshold)
 
 
 def best_first(draft: Draft, survivals: Sequence[float]) -> tuple[Draft, list[float]]:
@@ -206,7 +210,7 @@ def _best_price(offers: _Offers, seconds: Sequence[float], price: float) -> floa
     for _ in range(MAX_TURNS):
         offers.sort(price)
         best: float = min(map(truediv, map(add, seconds, offers.beside), offers.tokens))
-        if offers.even or best >= price * (1 - 1e-9):
+        if offers.even or best >= price * (1 - SETTLED):
             return min(best, price)
         price = best
     offers.sort(price)

@@ -22,7 +22,7 @@ from paceline.speculation.calibration import Calibration
 from paceline.speculation.costs import StepCosts
 from paceline.speculation.decision import Decision, StepShape
 from paceline.speculation.draft import Draft
-from paceline.speculation.drafters.base import Bounded, Drafter, KeepsAdapters, Priced, Progress, SequenceView
+from paceline.speculation.drafters.base import Drafter, KeepsAdapters, Priced, Progress, SequenceView
 from paceline.speculation.merge import Proposal, merge
 from paceline.speculation.prospect import PROBE_LENGTH, Prospect
 from paceline.speculation.reliability import ReliabilityBin
@@ -93,7 +93,7 @@ class Controller:
                 drafts.append(None)
             else:
                 drafts.append(candidate.choose(count))
-        return Decision(drafts, admission.seconds, admission.plain_seconds)
+        return Decision(drafts, admission.seconds, admission.plain_seconds, admission.alone_seconds)
 
     def observe(self, progress: Seq[Progress], shape: StepShape, rows: int, seconds: float) -> None:
         if shape.other_rows == 0 and self.costs is not None:
@@ -220,8 +220,8 @@ class Controller:
     ) -> list[int]:
         """As ``_expect``, within what the drafter can propose for each sequence. Those for which it can propose come
         first: one of them is looked at when it is time for that."""
-        drafter = prospect.drafter
-        if not isinstance(drafter, Bounded):
+        drafter = prospect.bounded
+        if drafter is None:
             return self._expect(prospect, sequences, limits, best, admission, shape)
         reach = [min(limit, drafter.longest(one)) for one, limit in zip(sequences, limits, strict=True)]
         if not any(reach):
@@ -268,7 +268,7 @@ class Controller:
 
 def beside(shape: StepShape, costs: StepCosts) -> tuple[float, float]:
     """Seconds beside the curve of a step before drafts: of the rows that sample alone, and of all."""
-    alone = sum(map(costs.attention, shape.contexts))
+    alone = costs.attention_of_all(shape.contexts)
     if not shape.prompts:
         return alone, alone
     # A row of a prompt sees the prompt's rows before it, too; on average half of them.

@@ -88,6 +88,16 @@ class StepCosts:
         contexts = self._contexts
         return self._table_scale * (contexts.key + contexts.key_row * rows) * contexts.keys(context)
 
+    def attention_of_all(self, contexts: Sequence[int]) -> float:
+        """The same of sequences with one row each."""
+        costs = self._contexts
+        if costs.windows:
+            keys = sum(map(costs.keys, contexts))
+        else:
+            known = costs.known
+            keys = sum([context - known for context in contexts if context > known])
+        return self._table_scale * (costs.key + costs.key_row) * keys
+
     def row_attention(self, context: float) -> float:
         """Seconds that come on top for one more row of a sequence that is in the step anyway."""
         return self._table_scale * self._contexts.key_row * self._contexts.keys(context)

@@ -14,11 +14,13 @@ from paceline.speculation.reliability import ReliabilityBin
 @dataclass(slots=True)
 class Decision:
     """Drafts to verify, one entry a sequence (None: no draft). ``seconds``: predicted duration of the step,
-    ``seconds_without``: of the same step without drafts; 0 where no cost table is known."""
+    ``seconds_without``: of the same step without drafts, ``seconds_alone``: without drafts and prompts; 0 where no cost
+    table is known."""
 
     drafts: Seq[Draft | None]
     seconds: float = 0.0
     seconds_without: float = 0.0
+    seconds_alone: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

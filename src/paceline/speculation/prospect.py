@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence as Seq
 
 from paceline.speculation.costs import DraftCosts
-from paceline.speculation.drafters.base import Drafter
+from paceline.speculation.drafters.base import Bounded, Drafter
 
 MAX_LENGTH = 16  # tokens that are thought about
 HOPE = 0.75  # acceptance of each token as long as nothing is known
@@ -19,6 +19,7 @@ class Prospect:
 
     def __init__(self, drafter: Drafter) -> None:
         self.drafter = drafter
+        self.bounded = drafter if isinstance(drafter, Bounded) else None  # asked in every step, slow to find out
         self._means: dict[str | None, list[float]] = {}
         self._costs: DraftCosts | None = None
         self._steps = 0  # since it was last asked

@@ -118,3 +118,9 @@ def test_answers_that_start_together_end_in_turns() -> None:
     engine = ScriptedEngine(lambda _: "abcdefgh" * 8)
     passed = run(engine, plan(["a"], ["b"], ["c"], ["d"], ["e"]), load=4, max_tokens=40)
     assert [len(passed.turns[index, 0].token_ids) for index in range(5)] == [10, 20, 30, 40, 40]
+
+
+def test_requests_name_the_adapter_that_answers() -> None:
+    engine, prompter = ScriptedEngine(lambda _: "abc"), LetterPrompter()
+    ClosedLoop(engine, prompter, 1, 5, 0.0, True, "mine").run(plan(["a"]))  # type: ignore[arg-type]
+    assert [request.adapter for request in engine.requests] == ["mine"]

@@ -12,7 +12,7 @@ import pytest
 
 from paceline.bench.prompts import DataError
 from paceline.bench.speculation.entities import entities, entity_examples, sentences
-from paceline.bench.speculation.workloads import BUILT_IN_SETS, DEFAULT_SETS, NAMED, WORKLOADS, load_workload
+from paceline.bench.speculation.workloads import BUILT_IN_SETS, DEFAULT_SETS, NAMED, WORKLOADS, load_workload, rows_of
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
 CONLL = """-DOCSTART- -X- -X- O
@@ -163,3 +163,22 @@ def test_every_set_reads_the_shared_data(name: str) -> None:
     conversations = load_workload(NAMED[name], SHARED)
     assert len(conversations) >= 20
     assert all(text.strip() for conversation in conversations for text in conversation.turns)
+
+
+def test_rows_of_ones_own_are_asked_up_to_the_last_answer(tmp_path: Path) -> None:
+    file = tmp_path / "mine.jsonl"
+    talk = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Q1"},
+        {"role": "assistant", "content": "A1"},
+        {"role": "user", "content": "Q2"},
+        {"role": "assistant", "content": "A2"},
+    ]
+    file.write_text("\n".join(json.dumps({"messages": part}) for part in (talk, talk[1:4], talk[1:2], talk[1:2])))
+    workload = rows_of(file)
+    assert workload.name == "mine"
+    found = sorted(load_workload(workload, None), key=lambda one: one.key)
+    assert [one.opening() for one in found] == [talk[:4], talk[1:4], talk[1:2]]  # each once
+    file.write_text(json.dumps({"messages": []}))
+    with pytest.raises(DataError, match="expected layout"):
+        load_workload(workload, None)

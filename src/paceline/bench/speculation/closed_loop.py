@@ -181,6 +181,7 @@ class ClosedLoop:
     max_tokens: int
     temperature: float
     speculative: bool
+    adapter: str | None = None
     _open: dict[str, tuple[int, int, list[Message]]] = field(default_factory=dict)
     _planned: Sequence[Planned] = ()
     _result: Pass = field(init=False)
@@ -219,7 +220,15 @@ class ClosedLoop:
         )
         self._open[name] = (index, turn, messages)
         self._result.turns[index, turn] = Turn(time.perf_counter(), len(prompt_ids))
-        self.engine.add(Request(request_id=name, prompt_ids=prompt_ids, params=params, arrival_time=time.time()))
+        self.engine.add(
+            Request(
+                request_id=name,
+                prompt_ids=prompt_ids,
+                params=params,
+                arrival_time=time.time(),
+                adapter=self.adapter,
+            )
+        )
 
     def _most(self, index: int, turn: int) -> int:
         if turn or index >= self.load:

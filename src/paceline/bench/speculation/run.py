@@ -62,7 +62,7 @@ class EngineSession:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """``prompts`` None: as many as a load needs, see ``prompts_for``; 0: all of a set."""
+    """``prompts`` None: as many as a load needs, see ``prompts_for``; 0: all of a set. ``adapter``: who answers."""
 
     loads: Sequence[int] = (1, 8, 32)
     prompts: int | None = None
@@ -70,6 +70,7 @@ class Settings:
     max_tokens: int = 128
     temperature: float = 0.0
     seed: int = 0
+    adapter: str | None = None
 
     def prompts_for(self, load: int) -> int | None:
         """Conversations of one pass; None: all. By default twice the load, and at low loads more, for the medians."""
@@ -162,7 +163,9 @@ class SpeculationBench:
         prompter = Prompter(session.tokenizer)
 
         def loop(load: int, max_tokens: int) -> ClosedLoop:
-            return ClosedLoop(session.engine, prompter, load, max_tokens, settings.temperature, speculative)
+            return ClosedLoop(
+                session.engine, prompter, load, max_tokens, settings.temperature, speculative, settings.adapter
+            )
 
         loop(WARM_UPS, min(WARM_TOKENS, settings.max_tokens)).run(warm_ups(prompter, session.engine.context_length))
         passed = loop(load, settings.max_tokens).run(planned)
@@ -186,9 +189,15 @@ def warm_ups(prompter: Prompter, context_length: int) -> list[Planned]:
 
 
 def engine_options(
-    model: str, loads: Sequence[int], backend: str, threads: int | None, prefix_cache: bool, speculation: Any
+    model: str,
+    loads: Sequence[int],
+    backend: str,
+    threads: int | None,
+    prefix_cache: bool,
+    speculation: Any,
+    adapter: Path | None = None,
 ) -> EngineOptions:
-    """An engine that can hold the largest load in one step."""
+    """An engine that can hold the largest load in one step. ``adapter``: the folder of the one that answers."""
     from paceline.engine.config import MAX_RUNNING
 
     most = max(loads)
@@ -199,4 +208,5 @@ def engine_options(
         max_running=most if most > MAX_RUNNING else None,
         prefix_cache=prefix_cache,
         speculation=speculation,
+        adapters={} if adapter is None else {adapter.name: str(adapter)},
     )

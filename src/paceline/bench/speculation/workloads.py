@@ -25,12 +25,13 @@ Message = dict[str, str]
 @dataclass(frozen=True, slots=True)
 class Conversation:
     """What the user says in each turn; between the turns stand the answers that the model really gives. ``examples``:
-    questions with their answers, shown before the first turn."""
+    questions with their answers, shown before the first turn; ``system``: the system message."""
 
     key: str
     category: str
     turns: tuple[str, ...]
     examples: tuple[tuple[str, str], ...] = ()
+    system: str = ""
 
     def opening(self) -> list[Message]:
         """The messages of the first request."""
@@ -39,7 +40,8 @@ class Conversation:
             for exchange in self.examples
             for role, text in zip(("user", "assistant"), exchange, strict=True)
         ]
-        return [*shown, {"role": "user", "content": self.turns[0]}]
+        before = [{"role": "system", "content": self.system}] if self.system else []
+        return [*before, *shown, {"role": "user", "content": self.turns[0]}]
 
 
 Load = Callable[[Path], list[Conversation]]
@@ -143,6 +145,25 @@ def by_profiles(path: Path) -> list[Conversation]:
     ]
 
 
+def by_messages(path: Path) -> list[Conversation]:
+    """Rows for training (see docs/training.md): ``messages`` up to the last user's, which is asked."""
+    found = []
+    for number, row in enumerate(rows(path)):
+        messages = row["messages"]
+        if messages[-1]["role"] == "assistant":
+            messages = messages[:-1]
+        system = messages[0]["content"] if messages[0]["role"] == "system" else ""
+        talk = [message["content"] for message in messages[bool(system) :]]
+        examples = tuple(zip(talk[:-1:2], talk[1::2], strict=True))
+        found.append(Conversation(str(number), "", (talk[-1],), examples, system))
+    return found
+
+
+def rows_of(path: Path) -> Workload:
+    """A set of one's own: a file of chat rows, named after it."""
+    return Workload(path.stem, str(path.resolve()), by_messages)
+
+
 def by_sentences(path: Path) -> list[Conversation]:
     """Sentences whose named entities are asked for as JSON, with examples from the training file beside this one."""
     examples = tuple(entity_examples(path.parent / "conllpp_train.txt.gz"))
@@ -210,7 +231,7 @@ def load_workload(workload: Workload, data: Path | None, seed: int = 0) -> list[
     Raises ``DataError``: no data folder, the file is missing or not of the expected layout.
     """
     path = (data or Path()) / workload.file
-    if workload.file and data is None:
+    if workload.file and data is None and not Path(workload.file).is_absolute():
         raise DataError(f"it needs {workload.file} of a data folder: give --data or PACELINE_BENCH_DATA")
     if workload.file and not path.is_file():
         raise DataError(f"{path} is missing")
@@ -218,7 +239,7 @@ def load_workload(workload: Workload, data: Path | None, seed: int = 0) -> list[
         found = workload.load(path)
     except (KeyError, IndexError, TypeError) as error:
         raise DataError(f"{path} does not have the expected layout: {error!r}") from error
-    unique = list({conversation.turns: conversation for conversation in found}.values())
+    unique = list({(one.system, one.examples, one.turns): one for one in found}.values())
     random.Random(seed).shuffle(unique)
     return in_turns(unique)
 
