@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -20,10 +21,11 @@ from paceline.engine.messages import (
     EngineStats,
     Request,
     SequenceDelta,
+    SpeculatorInfo,
     StepSpeculation,
     TokenLogprobs,
 )
-from paceline.errors import AdapterError
+from paceline.errors import AdapterError, ModelLoadError
 from paceline.models.tokenizer import Tokenizer
 from paceline.server.app import create_app
 from paceline.server.config import ServerConfig
@@ -89,6 +91,7 @@ class FakeEngine:
     closed: bool = False
     adapters: dict[str, AdapterInfo] = field(default_factory=dict)
     adapter_error: str | None = None  # refuses what it is asked to load
+    speculators: list[str | None] = field(default_factory=list)  # it was told to use
 
     async def load_adapter(self, name: str, path: str, replace: bool = False) -> AdapterInfo:
         if self.adapter_error is not None:
@@ -99,6 +102,12 @@ class FakeEngine:
 
     async def unload_adapter(self, name: str) -> None:
         del self.adapters[name]
+
+    async def use_speculator(self, path: str | None) -> SpeculatorInfo | None:
+        if path is not None and "damaged" in Path(path, "model.safetensors").read_text():
+            raise ModelLoadError("it is damaged")
+        self.speculators.append(path)
+        return None
 
     def load(self) -> None:
         self.ready = EngineReady(
