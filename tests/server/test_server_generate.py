@@ -112,7 +112,8 @@ def test_stop_string_ends_the_text_and_is_not_leaked(live, stop):
     choice = live.post("/v1/completions", body).json()["choices"][0]
     assert (choice["text"], choice["finish_reason"], choice["stop_reason"]) == ("Hello, ", "stop", "wor")
     assert joined(stream(live, "/v1/completions", **body)) == "Hello, "
-    assert len(live.engine.aborted) == 2  # the engine was told, both times
+    own = {request.request_id for request in live.engine.requests}  # clients of earlier tests may still be going away
+    assert sum(request_id in own for request_id, _ in live.engine.aborted) == 2  # the engine was told, both times
 
 
 def test_stop_string_stays_when_asked_for(live):
