@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ from paceline.training.lora import LoraProgress, LoraTraining, save_adapter, use
 from paceline.training.lora_model import load_base, with_lora
 from paceline.training.report import Reporter
 from paceline.training.run import Run
-from paceline.training.workspace import Workspace
+from paceline.training.workspace import Workspace, write_whole
 
 
 def train_adapter(
@@ -45,11 +44,7 @@ def train_adapter(
         reporter.progress(report.step, report.steps, f"loss {report.loss:.3f}{held_out}")
 
     fitted = training.run(told)
-    partial, final = folder / "partial", folder / "final"
-    shutil.rmtree(partial, ignore_errors=True)
-    save_adapter(fitted.model, partial)
-    shutil.rmtree(final, ignore_errors=True)
-    partial.rename(final)
+    write_whole(folder / "final", lambda partial: save_adapter(fitted.model, partial))
     return work.write(
         "adapter",
         {

@@ -27,7 +27,7 @@ from paceline.training.run import Run
 from paceline.training.speculator import new_tensors
 from paceline.training.states import StateReader, StateSet, collect, state_scale
 from paceline.training.vocabulary import draft_vocabulary
-from paceline.training.workspace import Workspace
+from paceline.training.workspace import Workspace, write_whole
 
 TOP = 16  # likeliest tokens that are kept of each distribution
 LEAST_VOCABULARY, MOST_VOCABULARY = 2048, 8192
@@ -125,11 +125,7 @@ def train_speculator(run: Run, work: Workspace, states: StateSet, reporter: Repo
         folder=folder, device=run.device, progress=told,
     )  # fmt: skip
     data = {"rows": len(states), "output_tokens": int(states.output_counts().sum()), "kind": settings.kind}
-    partial, final = folder / "partial", folder / "final"
-    shutil.rmtree(partial, ignore_errors=True)
-    fitted.save(partial, fit_config, data)
-    shutil.rmtree(final, ignore_errors=True)
-    partial.rename(final)
+    write_whole(folder / "final", lambda partial: fitted.save(partial, fit_config, data))
     return work.write(
         "speculator",
         data | {
