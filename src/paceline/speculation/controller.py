@@ -17,16 +17,17 @@ from itertools import accumulate
 from typing import TypeVar
 
 from paceline.sampling.grammar import GrammarMatcher
-from paceline.speculation.admit import Admission, Beside, admit, best_first
+from paceline.speculation.admit import Admission, best_first
 from paceline.speculation.calibration import Calibration
 from paceline.speculation.costs import StepCosts
 from paceline.speculation.decision import Decision, StepShape
 from paceline.speculation.draft import Draft
 from paceline.speculation.drafters.base import Drafter, KeepsAdapters, Priced, Progress, SequenceView
 from paceline.speculation.merge import Proposal, merge
-from paceline.speculation.prospect import PROBE_LENGTH, Prospect
+from paceline.speculation.prospect import Prospect
 from paceline.speculation.reliability import ReliabilityBin
 from paceline.speculation.scores import Scores
+from paceline.speculation.step_terms import StepTerms
 from paceline.speculation.tracks import Candidate, Track
 
 Key = tuple[str, int]
@@ -63,43 +64,32 @@ class Controller:
     def choose(self, sequences: Seq[SequenceView], limits: Seq[int], shape: StepShape) -> Decision:
         if self.costs is None:
             return Decision([None] * len(sequences))
+        terms = StepTerms(self.costs, shape, [sequence.length for sequence in sequences], self._threshold)
         tracks = [self._track(sequence) for sequence in sequences]
         for drafter in self._cheap:
             self._ask(drafter, sequences, limits, tracks)
-        best = self._best(tracks, limits)
-        admission = self._admit(best, sequences, shape)
+        best, admission = self._choose(tracks, limits, terms)
         for prospect in self._prospects:
-            wanted = self._wanted(prospect, sequences, limits, best, admission, shape)
+            may = [limit * allowed(prospect.drafter.name, one) for one, limit in zip(sequences, limits, strict=True)]
+            have = [() if candidate is None else candidate.survival for candidate in best]
+            wanted = prospect.wanted(sequences, may, have, terms, admission)
             if any(wanted):
-                chosen = [i for i, length in enumerate(wanted) if length]
-                started = time.perf_counter()
-                self._ask(
-                    prospect.drafter, [sequences[i] for i in chosen], [wanted[i] for i in chosen],
-                    [tracks[i] for i in chosen],
-                )  # fmt: skip
-                prospect.learn(
-                    len(chosen), max(wanted), time.perf_counter() - started,
-                    [(sequences[i].adapter, c.survival) for i in chosen for c in tracks[i].candidates
-                     if c.drafter is prospect.drafter],
-                )  # fmt: skip
-                best = self._best(tracks, limits)
-                admission = self._admit(best, sequences, shape)
+                self._ask_prospect(prospect, sequences, wanted, tracks)
+                best, admission = self._choose(tracks, limits, terms)
         self._threshold = admission.threshold
         for priced in self._priced:
             priced.threshold = admission.threshold
-        drafts: list[Draft | None] = []
-        for candidate, count in zip(best, admission.counts, strict=True):
-            if candidate is None or count == 0:
-                drafts.append(None)
-            else:
-                drafts.append(candidate.choose(count))
+        drafts = [
+            candidate.choose(count) if candidate is not None and count else None
+            for candidate, count in zip(best, admission.counts, strict=True)
+        ]
         return Decision(drafts, admission.seconds, admission.plain_seconds, admission.alone_seconds)
 
     def observe(self, progress: Seq[Progress], shape: StepShape, rows: int, seconds: float) -> None:
-        if shape.other_rows == 0 and self.costs is not None:
-            drafted = sum(self.costs.row_attention(part.first) * part.drafted for part in progress if part.drafted)
-            alone, _ = beside(shape, self.costs)
-            self.costs.observe(rows, seconds, alone + drafted)
+        costs = self.costs
+        if shape.other_rows == 0 and costs is not None:
+            drafted = sum(costs.row_attention(part.first) * part.drafted for part in progress if part.drafted)
+            costs.observe(rows, seconds, costs.attention_of_all(shape.contexts) + drafted)
         for part in progress:
             track = self._tracks.get(part.sequence.key)
             if track is not None and part.token_ids:
@@ -168,14 +158,38 @@ class Controller:
                 draft, survival = best_first(draft, survival)
             track.candidates.append(Candidate(drafter, draft, survival, drawn))
 
-    def _best(self, tracks: Seq[Track], limits: Seq[int]) -> list[Candidate | None]:
+    def _ask_prospect(
+        self, prospect: Prospect, sequences: Seq[SequenceView], wanted: Seq[int], tracks: Seq[Track]
+    ) -> None:
+        """Asks for drafts of the ``wanted`` lengths, and lets the prospect learn what that took and gave."""
+        asked = [(sequences[i], length, tracks[i]) for i, length in enumerate(wanted) if length]
+        started = time.perf_counter()
+        self._ask(prospect.drafter, *map(list, zip(*asked, strict=True)))
+        seconds = time.perf_counter() - started
+        came = [
+            (sequence.adapter, candidate.survival)
+            for sequence, _, track in asked
+            for candidate in track.candidates
+            if candidate.drafter is prospect.drafter
+        ]
+        prospect.learn(len(asked), max(wanted), seconds, came)
+
+    def _choose(
+        self, tracks: Seq[Track], limits: Seq[int], terms: StepTerms
+    ) -> tuple[list[Candidate | None], Admission]:
+        """What can be made of the proposals that are there, and how much of it the step takes."""
+        best = self._best(tracks, limits, terms)
+        drawn = any(candidate is not None and candidate.drawn for candidate in best)
+        return best, terms.admit([() if one is None else one.survival for one in best], causal=drawn)
+
+    def _best(self, tracks: Seq[Track], limits: Seq[int], terms: StepTerms) -> list[Candidate | None]:
         """The best that can be made of each sequence's candidates: all of them as one tree, in which the one that is
         worth most at the last step's price of a row is trusted most. A drawn one stands alone: it was chosen before it
         was drawn, by what its drafter is expected to be worth, since its own survivals depend on the draw."""
         for track, limit in zip(tracks, limits, strict=True):
             candidates = track.candidates
             if len(candidates) > 1:
-                ranked = sorted(candidates, key=lambda one: (one.drawn, self._worth(one.survival)), reverse=True)
+                ranked = sorted(candidates, key=lambda one: (one.drawn, terms.worth(one.survival)), reverse=True)
                 chosen = [one for one in ranked if not one.drawn]
                 track.best = ranked[0] if ranked[0].drawn or len(chosen) == 1 else self._merge(chosen, limit)
             else:
@@ -187,93 +201,6 @@ class Controller:
         merged = merge(proposals, self._scores.agreement.weight)
         survival = merged.survival[:limit]
         return Candidate(candidates[0].drafter, merged.draft, survival, drawn=False, parts=candidates, merged=merged)
-
-    def _worth(self, survival: Seq[float]) -> float:
-        threshold = self._threshold
-        return sum(s - threshold for s in survival if s > threshold)
-
-    def _admit(self, best: Seq[Candidate | None], sequences: Seq[SequenceView], shape: StepShape) -> Admission:
-        drawn = any(candidate is not None and candidate.drawn for candidate in best)
-        survivals = [() if candidate is None else candidate.survival for candidate in best]
-        return self._admit_survivals(survivals, sequences, shape, causal=drawn)
-
-    def _admit_survivals(
-        self, survivals: Seq[Seq[float]], sequences: Seq[SequenceView], shape: StepShape, *, causal: bool = False
-    ) -> Admission:
-        costs = self.costs
-        assert costs is not None
-        alone, step = beside(shape, costs)
-        rows = [costs.row_attention(sequence.length) for sequence in sequences]
-        return admit(
-            survivals, shape.sampling, shape.other_rows, costs, shape.draft_rows,
-            beside=Beside(alone, step, rows), causal=causal,
-        )  # fmt: skip
-
-    def _wanted(
-        self,
-        prospect: Prospect,
-        sequences: Seq[SequenceView],
-        limits: Seq[int],
-        best: Seq[Candidate | None],
-        admission: Admission,
-        shape: StepShape,
-    ) -> list[int]:
-        """As ``_expect``, within what the drafter can propose for each sequence. Those for which it can propose come
-        first: one of them is looked at when it is time for that."""
-        drafter = prospect.bounded
-        if drafter is None:
-            return self._expect(prospect, sequences, limits, best, admission, shape)
-        reach = [min(limit, drafter.longest(one)) for one, limit in zip(sequences, limits, strict=True)]
-        if not any(reach):
-            return []
-        order = sorted(range(len(reach)), key=lambda i: reach[i] == 0)
-        lengths = self._expect(
-            prospect, [sequences[i] for i in order], [reach[i] for i in order], [best[i] for i in order],
-            admission, shape,
-        )  # fmt: skip
-        wanted = [0] * len(reach)
-        for i, length in zip(order, lengths, strict=False):
-            wanted[i] = length
-        return wanted
-
-    def _expect(
-        self,
-        prospect: Prospect,
-        sequences: Seq[SequenceView],
-        limits: Seq[int],
-        best: Seq[Candidate | None],
-        admission: Admission,
-        shape: StepShape,
-    ) -> list[int]:
-        """Lengths that the drafter of ``prospect`` should propose, 0 for sequences that do without; empty: for none."""
-        name = prospect.drafter.name
-        if prospect.idle():  # time to see whether it has become better: one sequence tells
-            first = next((i for i, sequence in enumerate(sequences) if allowed(name, sequence)), None)
-            return [] if first is None else [min(limits[i], PROBE_LENGTH) * (i == first) for i in range(len(limits))]
-        survivals: list[Seq[float]] = []
-        uses: list[bool] = []
-        for sequence, limit, candidate in zip(sequences, limits, best, strict=True):
-            have: Seq[float] = () if candidate is None else candidate.survival
-            hope = prospect.survival(sequence.adapter, limit) if allowed(name, sequence) else ()
-            uses.append(self._worth(hope) > self._worth(have))
-            survivals.append(hope if uses[-1] else have)
-        hoped = self._admit_survivals(survivals, sequences, shape)
-        lengths = [count if use else 0 for count, use in zip(hoped.counts, uses, strict=True)]
-        used = sum(length > 0 for length in lengths)
-        if not used:
-            return []
-        longer = hoped.seconds - admission.seconds + prospect.seconds(used, max(lengths))
-        return lengths if (hoped.tokens - admission.tokens) * admission.price > longer else []
-
-
-def beside(shape: StepShape, costs: StepCosts) -> tuple[float, float]:
-    """Seconds beside the curve of a step before drafts: of the rows that sample alone, and of all."""
-    alone = costs.attention_of_all(shape.contexts)
-    if not shape.prompts:
-        return alone, alone
-    # A row of a prompt sees the prompt's rows before it, too; on average half of them.
-    prompts = sum(costs.attention(before + rows / 2, rows) for before, rows in shape.prompts)
-    return alone, alone + prompts - costs.logits * shape.other_rows
 
 
 def allowed(name: str, sequence: SequenceView) -> bool:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Seq
 
+from paceline.speculation.admit import Admission
 from paceline.speculation.costs import DraftCosts
-from paceline.speculation.drafters.base import Bounded, Drafter
+from paceline.speculation.drafters.base import Bounded, Drafter, SequenceView
+from paceline.speculation.step_terms import StepTerms
 
 MAX_LENGTH = 16  # tokens that are thought about
 HOPE = 0.75  # acceptance of each token as long as nothing is known
@@ -19,10 +21,40 @@ class Prospect:
 
     def __init__(self, drafter: Drafter) -> None:
         self.drafter = drafter
-        self.bounded = drafter if isinstance(drafter, Bounded) else None  # asked in every step, slow to find out
+        self._bounded = drafter if isinstance(drafter, Bounded) else None  # asked in every step, slow to find out
         self._means: dict[str | None, list[float]] = {}
         self._costs: DraftCosts | None = None
         self._steps = 0  # since it was last asked
+
+    def wanted(
+        self,
+        sequences: Seq[SequenceView],
+        limits: Seq[int],
+        have: Seq[Seq[float]],
+        terms: StepTerms,
+        admission: Admission,
+    ) -> list[int]:
+        """Lengths that it should propose, at most ``limits``; 0 for sequences that do without. ``have``: survivals of
+        what there is; ``admission``: the step with that alone."""
+        if self._bounded is not None:
+            limits = [
+                limit and min(limit, self._bounded.longest(s)) for s, limit in zip(sequences, limits, strict=True)
+            ]
+        nothing = [0] * len(limits)
+        if not any(limits):
+            return nothing
+        if self.idle():  # time to see whether it has become better: one sequence tells
+            first = next(i for i, limit in enumerate(limits) if limit)
+            return [min(limit, PROBE_LENGTH) * (i == first) for i, limit in enumerate(limits)]
+        hopes = [self.survival(one.adapter, limit) for one, limit in zip(sequences, limits, strict=True)]
+        uses = [terms.worth(hope) > terms.worth(other) for hope, other in zip(hopes, have, strict=True)]
+        if not any(uses):
+            return nothing
+        hoped = terms.admit([hopes[i] if use else have[i] for i, use in enumerate(uses)])
+        lengths = [count if use else 0 for count, use in zip(hoped.counts, uses, strict=True)]
+        used = sum(length > 0 for length in lengths)
+        longer = hoped.seconds - admission.seconds + self.seconds(used, max(lengths))
+        return lengths if (hoped.tokens - admission.tokens) * admission.price > longer else nothing
 
     def survival(self, adapter: str | None, limit: int) -> Seq[float]:
         """Of the first ``limit`` tokens it would propose."""
