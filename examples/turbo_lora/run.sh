@@ -9,7 +9,7 @@ task=${1:?name a task: entities or matching}
 : "${WORK:?set WORK to a folder outside of the repository}"
 PYTHON=${PYTHON:-python}
 threads=(${THREADS:+--threads "$THREADS"})
-case $task in entities) rows=3000 ;; matching) rows=1000 ;; esac
+case $task in entities) rows=3000 ;; matching) rows=700 ;; esac
 
 [ -s "$WORK/train.jsonl" ] || "$PYTHON" "$here/prepare.py" "$task" "$DATA" "$WORK" --rows "$rows"
 "$PYTHON" -m paceline train turbo-lora --data "$WORK/train.jsonl" --output "$WORK/adapter" "${threads[@]}"
