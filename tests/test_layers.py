@@ -26,7 +26,7 @@ LAYERS = [
     {"kv"},
     {"backends"},
     {"quantization", "sampling", "distributed", "learning"},
-    {"_cpu", "_suffix", "errors", "_version"},
+    {"_cpu", "_suffix", "caller", "errors", "_version"},
 ]
 HEIGHT = {room: -row for row, rooms in enumerate(LAYERS) for room in rooms}
 

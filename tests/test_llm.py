@@ -119,7 +119,7 @@ def test_chat_is_the_template_and_then_generate(llm) -> None:
     [
         ("", {}, "the prompt is empty"),
         ([1, 999], {}, "vocabulary of 160"),
-        ([5] * 100, {"max_tokens": 100}, "context length of 128"),
+        ([5] * 100, {"max_tokens": 100}, "context length is 128 tokens"),
         ("a", {"temperature": -1.0}, "temperature must be"),
     ],
 )

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import secrets
-import signal
-import threading
 import time
 import uuid
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any, NamedTuple, Self, cast
 
 import msgspec
-import torch
 
+from paceline.caller import interrupt_afterwards, one_torch_thread
 from paceline.engine.detokenizer import TokenBytes
 from paceline.engine.factory import build_engine
 from paceline.engine.messages import AdapterReply, EngineStats, Request
@@ -192,29 +189,9 @@ class LLM:
             request = Request(
                 request_id=uuid.uuid4().hex, prompt_ids=ids, params=params, arrival_time=now, adapter=name
             )
-            self._check(request)
+            self._engine.check(request)
             pairs.append((request, text))
         return pairs
-
-    def _check(self, request: Request) -> None:
-        """What the engine would refuse, before anything is generated."""
-        request.params.validate(self.info.vocab_size)
-        self._engine.adapters.find(request.adapter)
-        if request.params.speculative is not None:
-            request.params.speculative.check_drafters(self.info.drafters)
-        length, limit = len(request.prompt_ids), self.info.context_length
-        if length == 0:
-            raise InvalidRequestError("the prompt is empty: it has no tokens", param="prompt")
-        if any(not 0 <= token < self.info.vocab_size for token in request.prompt_ids):
-            raise InvalidRequestError(
-                f"the prompt has token ids outside the vocabulary of {self.info.vocab_size}", param="prompt"
-            )
-        if length + (request.params.max_tokens or 1) > limit:
-            raise InvalidRequestError(
-                f"the prompt has {length} tokens and max_tokens is {request.params.max_tokens}: together they exceed "
-                f"the context length of {limit}",
-                param="prompt",
-            )
 
     def _prepare(self, params: SamplingParams) -> SamplingParams:
         changes: dict[str, Any] = {}
@@ -272,7 +249,7 @@ class LLM:
 
     def _step(self) -> _Step:
         """One step of the engine; what came of it goes to the jobs."""
-        with _interrupt_afterwards(), _one_torch_thread(self.info.backend == "cpu"):
+        with interrupt_afterwards(), one_torch_thread(self.info.backend == "cpu"):
             report = self._engine.step()
         ended = []
         for delta in report.deltas:
@@ -321,42 +298,6 @@ def _prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
     if isinstance(prompts, str) or (prompts and not isinstance(prompts[0], str | Sequence)):
         return [cast(Prompt, prompts)]
     return list(cast(Sequence[Prompt], prompts))
-
-
-@contextmanager
-def _one_torch_thread(wanted: bool) -> Iterator[None]:
-    """The native backend has a thread team of its own, and torch's would take its cores from it."""
-    before = torch.get_num_threads()
-    if not wanted or before == 1:
-        yield
-        return
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
-def _interrupt_afterwards() -> Iterator[None]:
-    """Ctrl-C during a step takes effect behind it: in the middle it would leave the engine in pieces."""
-    usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if not usual or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    interrupted = False
-
-    def note(number: int, frame: FrameType | None) -> None:
-        nonlocal interrupted
-        interrupted = True
-
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    if interrupted:
-        raise KeyboardInterrupt
 
 
 def _track(ended: Iterator[int], total: int, shown: bool) -> Iterator[int]:

@@ -219,7 +219,7 @@ def test_no_stream_of_other_adapters_starves_a_request(slots, streams, kv_blocks
         for _ in range(5):
             refill()
             engine.step()
-        before = len(engine._requests)
+        before = len(list(engine.live))
         engine.add(make_request("patient", prompt_of(20), max_tokens=6, adapter="a", ignore_eos=True))
         for _ in range(60 + 20 * before):
             refill()

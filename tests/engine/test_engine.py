@@ -122,8 +122,8 @@ def test_drafters_observe_exactly_the_tokens_that_were_taken() -> None:
 @pytest.mark.parametrize(
     ("length", "params", "message"),
     [
-        (64, {}, r"prompt has 64 tokens and no room is left.*at most 64 tokens"),
-        (40, {"max_tokens": 25}, r"prompt has 40 tokens and max_tokens is 25.*at most 64 tokens"),
+        (64, {}, r"prompt has 64 tokens and no room is left.*context length is 64 tokens"),
+        (40, {"max_tokens": 25}, r"prompt has 40 tokens and max_tokens is 25.*context length is 64 tokens"),
         (0, {}, "no tokens"),
     ],
 )
@@ -137,7 +137,7 @@ def test_requests_that_can_never_be_served_are_refused_with_the_numbers(length, 
 def test_requests_beyond_the_cache_are_refused_with_both_limits() -> None:
     engine, _ = make_engine(context=256, kv_blocks=4)
     assert engine.context_length == 64
-    with pytest.raises(InvalidRequestError, match=r"at most 64 tokens here \(the model supports 256\)"):
+    with pytest.raises(InvalidRequestError, match=r"context length is 64 tokens here \(the model supports 256\)"):
         engine.add(make_request("r", prompt_of(100)))
 
 

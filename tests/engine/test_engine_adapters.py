@@ -323,9 +323,9 @@ class TestSlots:
         engine.step()
         engine.add(request("waits", "b"))
         engine.add(request("base", tokens=3))
-        outcomes = step_until(engine, lambda: "base" not in engine._requests)
+        outcomes = step_until(engine, lambda: "base" not in engine.live)
         assert outcomes["base", 0].finish_reason == "length"
-        assert {"long", "waits"} <= set(engine._requests)
+        assert "long" in engine.live and "waits" in engine.live
         drain(engine)
 
     def test_a_stream_of_another_adapter_starves_nobody(self, adapters) -> None:
@@ -364,7 +364,7 @@ class TestSlots:
         for _ in range(3):
             collect(outcomes, engine.step().deltas)
         engine.add(request("quick", "b", tokens=3))
-        step_until(engine, lambda: "quick" not in engine._requests, outcomes, limit=5)
+        step_until(engine, lambda: "quick" not in engine.live, outcomes, limit=5)
         step_until(engine, lambda: not engine.has_work(), outcomes)
         assert outcomes["slow", 0].token_ids == expected(engine, slow, adapters)
         assert engine.stats().preemptions == 1

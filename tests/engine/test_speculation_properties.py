@@ -92,7 +92,7 @@ class SpeculatingMachine(EngineMachine):
     @invariant()
     def only_live_sequences_are_known(self) -> None:
         if hasattr(self, "engine"):
-            live = {sequence.key for sequences in self.engine._requests.values() for sequence in sequences}
+            live = {sequence.key for sequence in self.engine.live}
             for known in (self.controller._tracks, self.suffix._known, self.ngram._known):
                 assert set(known) <= live
             assert self.suffix._index.num_sequences == len(self.suffix._known)

@@ -93,7 +93,7 @@ def same(off: LLM, drafting: LLM, prompt: str, params: SamplingParams) -> Reques
         assert fields(output) == fields(expected)
     if proposed(drafting):
         assert drafting.stats.accepted_tokens > before
-    assert not drafting._engine._requests and drafting.stats.kv_blocks_used == 0
+    assert not list(drafting._engine.live) and drafting.stats.kv_blocks_used == 0
     return expected
 
 

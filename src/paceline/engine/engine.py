@@ -8,25 +8,26 @@ from collections.abc import Sequence as Seq
 from functools import partial
 from typing import Any, Protocol
 
-from paceline.adapters.adapter import Speculators
+from paceline.adapters.adapter import Adapter, Speculators
 from paceline.adapters.registry import Reader
 from paceline.backends.base import Backend, Ops, Program
 from paceline.engine import machine
 from paceline.engine.adapters import CACHE_SHARE, Adapters
 from paceline.engine.base_speculator import BaseSpeculator, Exchangeable
+from paceline.engine.commit import Commit
 from paceline.engine.config import EngineConfig, Machine, resolve
 from paceline.engine.drafting import Drafting
+from paceline.engine.live_sequences import LiveSequences
 from paceline.engine.messages import (
     AdapterReply,
     EngineStats,
     FinishReason,
     Request,
     SequenceDelta,
-    SequenceDrafts,
     StepReport,
-    StepSpeculation,
 )
-from paceline.engine.runner import Runner, StepResult
+from paceline.engine.request_check import check_request
+from paceline.engine.runner import Runner
 from paceline.engine.scheduler import Scheduler
 from paceline.engine.sequence import Sequence, State
 from paceline.engine.step_timing import time_steps
@@ -120,58 +121,39 @@ class Engine:
         program = self._compile(self._layers)
         sampler = Sampler(vocab_size, coupled=config.speculation.sampling == "coupled")
         self.runner = Runner(program, self.cache, backend, sampler, vocab_size, self.eos_ids)
-        self._requests: dict[str, list[Sequence]] = {}  # unfinished sequences
+        self.live = LiveSequences(self.scheduler, self.cache, self.adapters, self.eos_ids, self.context_length)
         self._outbox: list[SequenceDelta] = []  # deltas that came about between steps
-        self._serial = 0
         self.speculator = BaseSpeculator(exchangeable)
         self.drafting: Drafting | None = None
         if controller is not None:
             self.drafting = Drafting(controller, self.scheduler, self._stats, config.speculation.max_draft)
+        self._commit = Commit(self.live, self.scheduler, self.adapters, self.drafting, self._stats)
 
     @property
     def drafter_names(self) -> tuple[str, ...]:
         """Drafters that may propose here; none when speculation is off."""
         return () if self.drafting is None else self.drafting.controller.names
 
+    def check(self, request: Request) -> Adapter | None:
+        """The adapter that it names. Raises ``InvalidRequestError`` for a request that can never be served."""
+        check_request(request, self.spec, self.context_length, self.drafter_names)
+        return self.adapters.find(request.adapter)
+
     def add(self, request: Request) -> None:
         """Queues a request. Raises ``InvalidRequestError`` when it can never be served and ``OverloadedError`` when
         the queue is full."""
-        self._check(request)
-        version = self.adapters.find(request.adapter)
-        sequences = []
-        for index in range(request.params.n):
-            if index < len(request.finished) and request.finished[index]:
-                continue
-            sequence = Sequence(
-                request,
-                index,
-                self.cache.new_table(None if version is None else version.key),
-                limit=self.context_length,
-                eos_ids=self.eos_ids,
-                serial=self._serial,
-                version=version,
-            )
-            self._serial += 1
-            reason = _resumed_end(sequence)
-            if reason is None:
-                sequences.append(sequence)
-            else:
-                self._outbox.append(self._end_delta(sequence, reason))
-        if not sequences:
-            return
-        first = sequences[0]
-        first.wants_prompt_logprobs = (
-            request.params.prompt_logprobs is not None and first.num_outputs == 0 and not any(request.finished)
-        )
-        self._requests[request.request_id] = sequences
-        if version is not None:
-            self.adapters.open(version, len(sequences))
-        self.scheduler.add(sequences)
+        version = self.check(request)
+        if request.request_id in self.live:
+            raise InvalidRequestError(f"request_id {request.request_id!r} is already being served", "request_id")
+        in_flight = len(self.scheduler.running) + self.scheduler.num_waiting
+        if in_flight >= self.config.max_queue + self.config.max_running:
+            raise OverloadedError(f"the queue is full: {self.scheduler.num_waiting} sequences wait")
+        self._outbox += self.live.add(request, version)
 
     def abort(self, request_id: str, index: int | None = None) -> None:
         """Ends sequence ``index`` of a request, or all of them (None), now. Unknown or finished ones are ignored: the
         client cannot know yet that they ended."""
-        for sequence in list(self._requests.get(request_id, ())):
+        for sequence in self.live.of(request_id):
             if index is None or sequence.index == index:
                 self._end_now(sequence, "abort")
 
@@ -211,7 +193,7 @@ class Engine:
         if self.drafting is not None:
             self.drafting.plan(planned)
             self._show_layers(self.drafting.controller.layers)
-        rows = self._count_rows(planned)
+        rows = self._commit.count_rows(planned)
         running = time.perf_counter()
         results = self.runner.run(planned)
         seconds = time.perf_counter() - running
@@ -223,7 +205,7 @@ class Engine:
                 part.rows, part.hidden = result.rows_from(start), self.runner.hidden
                 part.layers = self._layers
             start += sequence.rows + sequence.draft_rows
-            delta = self._commit(sequence, result, seconds)
+            delta = self._commit.take(sequence, result, seconds)
             if delta is not None:
                 deltas.append(delta)
                 part.token_ids = delta.token_ids
@@ -263,45 +245,20 @@ class Engine:
 
     def time_steps(self) -> StepCosts:
         """What steps of the model cost on this machine. Only before the first request."""
-        assert not self._requests and self._serial == 0
+        assert self.live.untouched
         config = self.config
         return time_steps(self.runner.program, self.cache.spec, config.num_blocks, config.max_rows, self.context_length)
 
     def check_integrity(self) -> None:
         """Asserts that queues, block tables, reference counts and free lists agree. For tests and idle times."""
-        live = [sequence for sequences in self._requests.values() for sequence in sequences]
+        live = list(self.live)
         self.scheduler.check_integrity(live)
         self.cache.check_integrity(sequence.table for sequence in live)
         self.adapters.check_integrity(live)
 
-    def _check(self, request: Request) -> None:
-        params, length, limit = request.params, len(request.prompt_ids), self.context_length
-        params.validate(self.spec.vocab_size)
-        if request.request_id in self._requests:
-            raise InvalidRequestError(f"request_id {request.request_id!r} is already being served", "request_id")
-        if length == 0:
-            raise InvalidRequestError("the prompt has no tokens", "prompt")
-        if not 0 <= min(request.prompt_ids) <= max(request.prompt_ids) < self.spec.vocab_size:
-            bad = next(token for token in request.prompt_ids if not 0 <= token < self.spec.vocab_size)
-            raise InvalidRequestError(
-                f"prompt: token id {bad} is not in the vocabulary of {self.spec.vocab_size}", "prompt"
-            )
-        if length + (params.max_tokens or 1) > limit:
-            asked = "no room is left for output" if params.max_tokens is None else f"max_tokens is {params.max_tokens}"
-            why = "" if limit == self.spec.context_length else f" (the model supports {self.spec.context_length})"
-            raise InvalidRequestError(
-                f"the prompt has {length} tokens and {asked}: a sequence holds at most {limit} tokens here{why}",
-                "prompt" if length >= limit else "max_tokens",
-            )
-        if params.speculative is not None:
-            params.speculative.check_drafters(self.drafter_names)
-        in_flight = len(self.scheduler.running) + self.scheduler.num_waiting
-        if in_flight >= self.config.max_queue + self.config.max_running:
-            raise OverloadedError(f"the queue is full: {self.scheduler.num_waiting} sequences wait")
-
     def _end_now(self, sequence: Sequence, reason: FinishReason, error: str | None = None) -> None:
         """Ends a sequence between steps; the next report says so."""
-        delta = self._finish(sequence, reason)
+        delta = self.live.finish(sequence, reason)
         delta.error = error
         self._outbox.append(delta)
         if self.drafting is not None:
@@ -311,9 +268,8 @@ class Engine:
         """What came of loading adapters since the last step. Sequences whose adapter cannot be used end."""
         replies, failed = self.adapters.poll()
         for version, reason in failed:
-            for sequences in list(self._requests.values()):
-                for sequence in [one for one in sequences if one.version is version]:
-                    self._end_now(sequence, "error", reason)
+            for sequence in [one for one in self.live if one.version is version]:
+                self._end_now(sequence, "error", reason)
         for key in self.adapters.registry.take_dropped():
             if self.drafting is not None:
                 self.drafting.controller.forget_adapter(key)
@@ -330,104 +286,7 @@ class Engine:
         if layers != self._layers:
             self.runner.program, self._layers = self._compile(layers), layers
 
-    def _count_rows(self, planned: list[Sequence]) -> int:
-        rows = drafts = prompt = 0
-        for sequence in planned:
-            rows += sequence.rows
-            drafts += sequence.draft_rows
-            prompt += max(0, min(sequence.rows, sequence.prompt_length - sequence.computed))
-            sequence.num_steps += 1
-            sequence.num_drafted += sequence.draft_rows
-        self._stats.prompt_tokens += prompt
-        self._stats.draft_tokens += drafts
-        return rows + drafts
-
-    def _commit(self, sequence: Sequence, result: StepResult, seconds: float) -> SequenceDelta | None:
-        """Takes the accepted tokens, up to where the sequence ends; a delta if there is something to tell."""
-        computed, token_ids = sequence.computed + result.kept_rows, result.token_ids
-        reason: FinishReason | None = None
-        speculation: StepSpeculation | None = None
-        if token_ids:
-            count, reason = sequence.ending(token_ids)
-            token_ids = token_ids[:count]
-            accepted = min(count, result.num_accepted)
-            sequence.num_accepted += accepted
-            self._stats.accepted_tokens += accepted
-            self._stats.generation_tokens += count
-            if sequence.version is not None:
-                self.adapters.count_tokens(sequence.version, count)
-            stand = [row - 1 for row in result.path[1 : accepted + 1]]
-            if self.drafting is not None and sequence.draft_rows:
-                self.drafting.count(sequence, stand)
-            if sequence.params.wants_report:
-                speculation = self._report(sequence, stand, count, seconds)
-            sequence.append(token_ids)
-            assert sequence.sampling is not None
-            sequence.sampling.state.extend(token_ids)
-        if reason is None and result.error is not None:
-            delta = self._finish(sequence, "error")
-            delta.error = result.error
-        else:
-            self.scheduler.advance(sequence, min(computed, sequence.length))
-            if reason is not None:
-                delta = self._finish(sequence, reason)
-                delta.drafts = SequenceDrafts(
-                    steps=sequence.num_steps, drafted=sequence.num_drafted, accepted=sequence.num_accepted
-                )
-            elif token_ids:
-                delta = SequenceDelta(request_id=sequence.request.request_id, index=sequence.index)
-            else:
-                return None
-        delta.token_ids = token_ids
-        delta.speculation = speculation
-        if result.logprobs is not None:
-            delta.logprobs = result.logprobs[: len(token_ids)]
-        if reason == "stop" and token_ids[-1] in sequence.stop_ids:
-            delta.stop_token = token_ids[-1]
-        if not sequence.reported:
-            self._introduce(sequence, delta)
-        return delta
-
-    def _report(self, sequence: Sequence, accepted: Seq[int], num_tokens: int, seconds: float) -> StepSpeculation:
-        if self.drafting is None:
-            return StepSpeculation(time=seconds, time_without=seconds * num_tokens)
-        return self.drafting.report(sequence, accepted, num_tokens, seconds)
-
-    def _introduce(self, sequence: Sequence, delta: SequenceDelta) -> None:
-        """What only the first delta of a sequence carries."""
-        sequence.reported = True
-        delta.num_cached_tokens = sequence.num_cached
-        if sequence.first_scheduled is not None:
-            delta.queue_time = max(0.0, sequence.first_scheduled - sequence.request.arrival_time)
-        if sequence.wants_prompt_logprobs and len(sequence.prompt_logprobs) == sequence.prompt_length:
-            delta.prompt_logprobs = sequence.prompt_logprobs
-            sequence.wants_prompt_logprobs = False
-
-    def _finish(self, sequence: Sequence, reason: FinishReason) -> SequenceDelta:
-        assert sequence.state is not State.FINISHED
-        self.scheduler.finish(sequence)
-        siblings = self._requests[sequence.request.request_id]
-        siblings.remove(sequence)
-        if not siblings:
-            del self._requests[sequence.request.request_id]
-        if sequence.version is not None:
-            self.adapters.close(sequence.version)
-        return self._end_delta(sequence, reason)
-
-    def _end_delta(self, sequence: Sequence, reason: FinishReason) -> SequenceDelta:
-        sequence.finish_reason = reason
-        return SequenceDelta(request_id=sequence.request.request_id, index=sequence.index, finish_reason=reason)
-
 
 def _compile(model: Model, backend: Backend, max_rows: int, layers: tuple[int, ...]) -> Program:
     """Layers that somebody wants to see are part of the program; without any it is the plain one."""
     return backend.compile(model.build_with(layers) if layers else model.build, max_rows)
-
-
-def _resumed_end(sequence: Sequence) -> FinishReason | None:
-    """Why a resumed sequence has nothing left to do: its last token was already its end."""
-    if sequence.num_outputs == 0:
-        return None
-    if int(sequence.token_ids[-1]) in sequence.stop_ids and sequence.length >= sequence.min_end:
-        return "stop"
-    return "length" if sequence.length >= sequence.end else None
