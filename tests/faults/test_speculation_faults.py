@@ -7,6 +7,7 @@ import os
 import signal
 from pathlib import Path
 
+import eager_engine
 import msgspec
 import pytest
 from test_text_after_death import Streams, again, essence
@@ -84,7 +85,7 @@ def test_text_is_that_without_speculation_after_the_engine_was_killed(
             for i in range(6)
         ]
         expected = written(str(model), requests, table, **TINY)
-        async with engine_client(str(model), factory=ENGINE_FACTORY, **TINY) as client:
+        async with engine_client(str(model), factory=eager_engine.FACTORY, **TINY) as client:
             assert await written_over_deaths(client, until, requests, table, deaths=2) == expected
 
     run(scenario())
