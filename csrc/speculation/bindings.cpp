@@ -12,7 +12,7 @@
 #include <tuple>
 #include <vector>
 
-#include "block_choice.h"
+#include "block_tree.h"
 #include "suffix_index.h"
 
 namespace nb = nanobind;
@@ -95,31 +95,42 @@ std::vector<std::tuple<std::vector<Token>, uint32_t, uint32_t>> nodes(SuffixTree
 
 using Matrix = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Counts = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using Chosen = nb::ndarray<int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using Survival = nb::ndarray<float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Written = nb::ndarray<int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Confidence = nb::ndarray<float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
-// Blocks of `counts[i]` consecutive rows of `logits` [rows, vocabulary + 1] behind the known tokens `before[i]`; writes
-// an entry a row.
-void choose_blocks(Matrix logits, Counts counts, Counts before, Matrix previous, Matrix next, Chosen chosen, Survival survival) {
+// Trees of blocks of `counts[i]` consecutive rows of `logits` [rows, vocabulary + 1] behind the known tokens
+// `before[i]`. Block `i` gets `sizes[i]` nodes, at most `most[i]`, behind the room of the blocks before it.
+void grow_trees(Matrix logits, Counts counts, Counts most, Counts before, Matrix previous, Matrix next, Written tokens,
+                Written parents, Confidence confidence, Written sizes) {
   const int rows = static_cast<int>(logits.shape(0)), vocabulary = static_cast<int>(logits.shape(1)) - 1;
   if (vocabulary < 1 || static_cast<int>(previous.shape(0)) != vocabulary ||
       static_cast<int>(next.shape(0)) != vocabulary || previous.shape(1) != next.shape(1))
     throw std::invalid_argument("the Markov term must be two matrices [vocabulary, rank] for these logits");
-  if (before.size() != counts.size()) throw std::invalid_argument("there must be a known token for each block");
-  int64_t all = 0;
+  if (before.size() != counts.size() || most.size() != counts.size() || sizes.size() != counts.size())
+    throw std::invalid_argument("there must be a known token, a size and a limit for each block");
+  int64_t all = 0, nodes = 0;
   for (size_t i = 0; i < counts.size(); ++i) {
-    if (counts.data()[i] < 0) throw std::invalid_argument("a block cannot have less than no rows");
+    if (counts.data()[i] < 0 || most.data()[i] < 0)
+      throw std::invalid_argument("a block cannot have less than no rows or nodes");
     if (before.data()[i] < -1 || before.data()[i] >= vocabulary)
       throw std::invalid_argument("a known token is not in the draft vocabulary");
     all += counts.data()[i];
+    nodes += most.data()[i];
   }
-  if (all > rows || all > static_cast<int64_t>(chosen.size()) || all > static_cast<int64_t>(survival.size()))
-    throw std::invalid_argument("blocks have more rows than there are logits or room for choices");
+  const auto room = [&](auto& array) { return static_cast<int64_t>(array.size()) >= nodes; };
+  if (all > rows || !room(tokens) || !room(parents) || !room(confidence))
+    throw std::invalid_argument("blocks have more rows than there are logits, or trees more nodes than there is room");
   const BlockLogits view{logits.data(), vocabulary + 1, vocabulary};
   const MarkovTerm markov{previous.data(), next.data(), static_cast<int>(next.shape(1))};
-  for (size_t i = 0, first = 0; i < counts.size(); first += counts.data()[i++])
-    choose_block(view, markov, before.data()[i], static_cast<int>(first), counts.data()[i], chosen.data() + first,
-                 survival.data() + first);
+  for (size_t i = 0, first = 0, start = 0; i < counts.size(); first += counts.data()[i], start += most.data()[i++]) {
+    const auto tree = grow_tree(view, markov, before.data()[i], static_cast<int>(first), counts.data()[i], most.data()[i]);
+    sizes.data()[i] = static_cast<int32_t>(tree.size());
+    for (size_t n = 0; n < tree.size(); ++n) {
+      tokens.data()[start + n] = tree[n].token;
+      parents.data()[start + n] = tree[n].parent;
+      confidence.data()[start + n] = tree[n].confidence;
+    }
+  }
 }
 
 }  // namespace
@@ -139,7 +150,8 @@ NB_MODULE(_suffix, m) {
       .def_prop_ro("num_sequences", &SuffixIndex::num_sequences)
       .def_prop_ro("bytes", &SuffixIndex::bytes);
 
-  m.def("choose_blocks", &choose_blocks, "logits"_a, "counts"_a, "before"_a, "previous"_a, "next"_a, "chosen"_a, "survival"_a);
+  m.def("grow_trees", &grow_trees, "logits"_a, "counts"_a, "most"_a, "before"_a, "previous"_a, "next"_a, "tokens"_a,
+        "parents"_a, "confidence"_a, "sizes"_a);
 
   // The tree alone, for tests.
   nb::class_<SuffixTree>(m, "SuffixTree")

@@ -36,22 +36,28 @@ class SuffixIndex:
     @property
     def bytes(self) -> int: ...
 
-def choose_blocks(
+def grow_trees(
     logits: FloatArray,
     counts: IntArray,
+    most: IntArray,
     before: IntArray,
     previous: FloatArray,
     next: FloatArray,
-    chosen: IntArray,
-    survival: FloatArray,
+    tokens: IntArray,
+    parents: IntArray,
+    confidence: FloatArray,
+    sizes: IntArray,
 ) -> None:
-    """Chooses draft tokens of blocks that were predicted in one pass.
+    """Makes token trees of blocks that were predicted in one pass.
 
     ``logits`` [rows, vocabulary + 1], the last column that of survival; ``counts[i]`` consecutive rows are block ``i``,
     behind the known token ``before[i]`` (an index of the draft vocabulary, -1: none). ``previous``, ``next``
-    [vocabulary, rank]: the low-rank bias by the token before, which decides among the 64 likeliest of a position.
-    Writes a row's token and its chance of acceptance to ``chosen`` and ``survival``; -1 from a row on that is not
-    finite. ValueError for shapes that do not fit."""
+    [vocabulary, rank]: the low-rank bias by the token before, among the 64 likeliest of a position. The likeliest
+    paths become at most ``most[i]`` nodes, likeliest first, at most 4 behind the same token; none of less than 2%.
+    Written from ``sum(most[:i])`` on: a node's token, its parent's place among the block's nodes (-1: the known token)
+    and its chance of acceptance once its parent was; to ``sizes[i]`` their number. A row that is not finite, and those
+    behind it, give none.
+    """
 
 class SuffixTree:
     """A forest of suffix trees; for tests."""

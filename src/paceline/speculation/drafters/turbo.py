@@ -1,4 +1,4 @@
-"""The ``turbo`` drafter: the project's own trained speculator, which proposes a whole block in one pass.
+"""The ``turbo`` drafter: the project's own trained speculator, which predicts a whole block in one pass.
 
 The speculator (``turbo_model.py``) is one causal decoder layer. It reads the known tokens, each with the target's
 hidden states of the token before (those from which it came). Behind the last one stands a row for each further draft
@@ -30,21 +30,24 @@ from paceline.speculation.drafters.turbo_model import SpeculatorModel
 MAX_ROWS = 256  # of one pass
 CATCH_UP_ROWS = 128  # of a pass, for sequences with more to compute than ``LEVEL_ROWS``
 LEVEL_ROWS = 24  # about the most tokens that a step adds
+MAX_NODES = 16  # of a tree
 
 
 @dataclass(slots=True)
 class _Run:
-    """Computes ``known`` tokens of one sequence and proposes ``wanted`` (0: it is not level yet)."""
+    """Computes ``known`` tokens of one sequence and proposes ``wanted`` of them, predicted by ``depth`` rows (0: it is
+    not level yet)."""
 
     place: int  # in the call
     sequence: SequenceView
     track: StateTrack
     known: int
     wanted: int
+    depth: int
 
     @property
     def rows(self) -> int:
-        return self.known + max(0, self.wanted - 1)
+        return self.known + max(0, self.depth - 1)
 
 
 class TurboDrafter:
@@ -88,37 +91,17 @@ class TurboDrafter:
         self._program = backend.compile(model.build, max_rows)
         self._token_ids: IntArray = np.empty(max_rows, dtype=np.int32)
         self._inputs: FloatArray = np.empty((max_rows, config.state_width), dtype=np.float32)
-        self._chosen: IntArray = np.empty(max_rows, dtype=np.int32)
-        self._survival: FloatArray = np.empty(max_rows, dtype=np.float32)
 
     def propose(self, sequences: Seq[SequenceView], lengths: Seq[int]) -> list[Draft | None]:
-        """Chains of at most ``positions`` tokens. None for a sequence whose states have not all come, that is still
+        """Trees of at most ``longest`` tokens. None for a sequence whose states have not all come, that is still
         being caught up with, or for which this pass has no rows left."""
         drafts: list[Draft | None] = [None] * len(sequences)
         runs = self._plan(sequences, lengths)
-        if not runs:
-            return drafts
-        logits = self._compute(runs)
-        drafting = [run for run in runs if run.wanted]
-        if not drafting:
-            return drafts
-        model, counts = self.model, np.array([run.wanted for run in drafting], dtype=np.int32)
-        before = model.indices[[int(run.sequence.token_ids[-1]) for run in drafting]]
-        _suffix.choose_blocks(
-            logits, counts, before, model.markov_previous, model.markov_next, self._chosen, self._survival
-        )
-        total = int(counts.sum())
-        tokens = model.tokens[self._chosen[:total]].tolist()
-        survival = self._survival[:total].tolist()
-        end = 0
-        for run in drafting:
-            first, end = end, end + run.wanted
-            count = run.wanted
-            if self._chosen[end - 1] < 0:  # a row that is not finite ends the draft
-                count = int((self._chosen[first:end] < 0).argmax())
-            if count:
-                chosen = tuple(tokens[first : first + count])
-                drafts[run.place] = Draft(chosen, self.name, confidence=tuple(survival[first : first + count]))
+        if runs:
+            logits = self._compute(runs)
+            drafting = [run for run in runs if run.wanted]
+            for run, draft in zip(drafting, self._grow(drafting, logits), strict=True):
+                drafts[run.place] = draft
         return drafts
 
     def observe(self, progress: Seq[Progress]) -> None:
@@ -135,6 +118,11 @@ class TurboDrafter:
         """Forgets all sequences, also those that go on: their states will come again."""
         for key in list(self._tracks.tracks):
             self._tracks.drop(key)
+
+    @property
+    def longest(self) -> int:
+        """Most tokens of a draft."""
+        return MAX_NODES
 
     @property
     def nbytes(self) -> int:
@@ -155,12 +143,12 @@ class TurboDrafter:
                 continue
             if track.num_waiting == 0:
                 track.repeat()
-            waiting, wanted = track.num_waiting, min(lengths[i], self.positions)
+            waiting, wanted = track.num_waiting, min(lengths[i], self.longest)
             far = waiting > LEVEL_ROWS
             known = min(waiting, catch_up_left, rows_left) if far else waiting
             if known < waiting:
                 wanted = 0
-            run = _Run(i, sequence, track, known, wanted)
+            run = _Run(i, sequence, track, known, wanted, min(wanted, self.positions))
             if known == 0 or run.rows > rows_left:
                 continue
             granted = self._tracks.cache.extend(track.table, track.computed + run.rows)
@@ -169,6 +157,37 @@ class TurboDrafter:
             catch_up_left -= known if far else 0
             runs.append(run)
         return runs
+
+    def _grow(self, runs: Seq[_Run], logits: FloatArray) -> list[Draft | None]:
+        """Trees from the logits of their blocks."""
+        if not runs:
+            return []
+        model = self.model
+        most = np.array([run.wanted for run in runs], dtype=np.int32)
+        depths = np.array([run.depth for run in runs], dtype=np.int32)
+        before = model.indices[[int(run.sequence.token_ids[-1]) for run in runs]]
+        room, sizes = int(most.sum()), np.empty(len(runs), dtype=np.int32)
+        chosen, parents = np.empty(room, dtype=np.int32), np.empty(room, dtype=np.int32)
+        confidence = np.empty(room, dtype=np.float32)
+        _suffix.grow_trees(
+            logits, depths, most, before, model.markov_previous, model.markov_next, chosen, parents, confidence, sizes
+        )
+        drafts: list[Draft | None] = []
+        first = 0
+        for run, size in zip(runs, sizes.tolist(), strict=True):
+            nodes, first = slice(first, first + size), first + run.wanted
+            tree = tuple(parents[nodes].tolist())
+            drafts.append(
+                Draft(
+                    tuple(model.tokens[chosen[nodes]].tolist()),
+                    self.name,
+                    parents=None if tree == tuple(range(-1, size - 1)) else tree,
+                    confidence=tuple(confidence[nodes].tolist()),
+                )
+                if size
+                else None
+            )
+        return drafts
 
     def _compute(self, runs: Seq[_Run]) -> FloatArray:
         """One pass; logits ``[draft rows, vocab_size + 1]``, those of one run side by side."""

@@ -63,7 +63,7 @@ class TurboSpeculators:
 
     def longest(self, sequence: SequenceView) -> int:
         drafter = self._of(sequence)
-        return 0 if drafter is None else drafter.positions
+        return 0 if drafter is None else drafter.longest
 
     def propose(self, sequences: Seq[SequenceView], lengths: Seq[int]) -> list[Draft | None]:
         """One pass for each speculator that these sequences have."""
