@@ -144,7 +144,7 @@ def _alone(
             folder, model, backend, target_name=path.name, max_sequences=1, max_tokens=4096
         )
         found = acceptance(
-            model, backend, drafter, ids, params, length=opened.config.positions, eos_ids=eos_ids(path, model.config)
+            model, backend, drafter, ids, params, length=drafter.longest, eos_ids=eos_ids(path, model.config)
         )
         rows[category].length, rows[category].positions = found.length, found.accepted_per_position
         drafting, computing = drafting + found.drafter_seconds, computing + found.step_seconds

@@ -216,6 +216,29 @@ def test_a_speculator_for_an_adapter_that_is_there_and_for_the_base(trained: Tra
     assert sorted(path.name for path in (tmp_path / "base").iterdir()) == ["README.md", "speculator", "training.json"]
 
 
+def test_a_speculator_that_starts_from_another_one_is_close_to_it(trained: Trained, tmp_path: Path) -> None:
+    parent = trained.settings.output / "speculator"
+    settings = trained.wanting("turbo", tmp_path / "child", adapter=trained.settings.output)
+    short = replace(settings.speculator, steps=1, start=str(parent))
+    train(replace(settings, speculator=short))
+    train(replace(settings, speculator=replace(short, start="none"), seed=1, output=tmp_path / "new"))
+    known, child, new = (
+        load_file(folder / "model.safetensors")
+        for folder in (parent, tmp_path / "child" / "speculator", tmp_path / "new" / "speculator")
+    )
+    for name in ("from_states", "qkv", "gate"):
+        assert (child[name] - known[name]).abs().max() < 0.1 < (new[name] - known[name]).abs().max()
+    assert json.loads((tmp_path / "child" / "training.json").read_text())["speculator"]["start"] == "speculator"
+
+
+def test_a_speculator_of_another_model_is_no_start(trained: Trained, tmp_path: Path) -> None:
+    settings = trained.wanting("turbo", tmp_path / "child")
+    for start, reason in ((tmp_path / "nowhere", "cannot start from"), (trained.settings.output, "cannot start from")):
+        with pytest.raises(InvalidRequestError, match=reason):
+            train(replace(settings, speculator=replace(settings.speculator, start=str(start))))
+    assert not list(tmp_path.iterdir()), "nothing was begun"
+
+
 FAILURES: list[tuple[Exception, str]] = [
     (OSError(28, "No space left on device"), "the disk is full.*goes on where it was"),
     (

@@ -59,6 +59,13 @@ def train(
     speculator_rate: Annotated[
         float | None, typer.Option(help="Highest learning rate.", rich_help_panel=_SPECULATOR)
     ] = None,
+    speculator_start: Annotated[
+        str,
+        typer.Option(
+            help="Folder of a speculator to start from; auto: the one that the package brings; none.",
+            rich_help_panel=_SPECULATOR,
+        ),
+    ] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.", rich_help_panel=_MACHINE)] = "auto",
     precision: Annotated[
         str, typer.Option(help="Of matrix products: auto, f32 or bf16.", rich_help_panel=_MACHINE)
@@ -111,6 +118,7 @@ def train(
             positions=positions,
             steps=speculator_steps,
             learning_rate=speculator_rate,
+            start=speculator_start,
         ),
         device=device,  # type: ignore[arg-type]
         precision=precision,  # type: ignore[arg-type]

@@ -32,7 +32,7 @@ class FitConfig:
     steps: int = 1000
     texts: int = 4
     anchors: int = 32
-    learning_rate: float = 6e-4
+    learning_rate: float = 3e-3
     warm_up: int = 50
     decay: float = 1.0  # share of the steps in which the learning rate falls, at the end; before it is constant
     final_share: float = 0.05  # of the learning rate, at the end of the fall

@@ -95,7 +95,7 @@ def draft_figures(
     params = SamplingParams(temperature=0.0, max_tokens=max(1, room), seed=0)
     found = acceptance(
         model, opened, drafter, asked, params,
-        length=length, eos_ids=eos_ids(path, model.config), running=RUNNING, adapter=adapter,
+        length=drafter.longest, eos_ids=eos_ids(path, model.config), running=RUNNING, adapter=adapter,
     )  # fmt: skip
     return {
         "prompts": len(asked),

@@ -25,6 +25,7 @@ from paceline.models.tokenizer import load_tokenizer
 from paceline.training.data import Example, data_digest, load_examples
 from paceline.training.lora_model import require_peft
 from paceline.training.settings import TrainSettings
+from paceline.training.start import Parent, find_parent
 
 UNKNOWN_ANSWER = 256  # tokens, where no row has an answer to tell by
 ROOM = 32  # tokens that an answer may be longer than half as long again as the longest known one
@@ -33,7 +34,7 @@ ROOM = 32  # tokens that an answer may be longer than half as long again as the 
 @dataclass(frozen=True, slots=True)
 class Run:
     """``identity``: everything that the result depends on. ``answer_tokens``: most tokens of an answer that the model
-    writes."""
+    writes. ``parent``: the speculator that its own starts from."""
 
     settings: TrainSettings
     source: ModelSource
@@ -41,6 +42,7 @@ class Run:
     examples: list[Example]
     answer_tokens: int
     device: torch.device
+    parent: Parent | None
     identity: dict[str, Any]
 
     @property
@@ -85,9 +87,11 @@ def prepare(settings: TrainSettings) -> Run:
         answers=settings.trains_adapter,
     )
     torch.set_num_threads(settings.threads or usable_cores())
+    parent = find_parent(settings.speculator.start, spec, source.path) if settings.trains_speculator else None
     return Run(
-        settings, source, spec, examples, _answer_tokens(settings, examples), device, _identity(settings, source)
-    )
+        settings, source, spec, examples, _answer_tokens(settings, examples), device, parent,
+        _identity(settings, source, parent),
+    )  # fmt: skip
 
 
 def training_device(wish: str) -> torch.device:
@@ -104,7 +108,7 @@ def _answer_tokens(settings: TrainSettings, examples: list[Example]) -> int:
     return max(known) * 3 // 2 + ROOM if known else UNKNOWN_ANSWER
 
 
-def _identity(settings: TrainSettings, source: ModelSource) -> dict[str, Any]:
+def _identity(settings: TrainSettings, source: ModelSource, parent: Parent | None) -> dict[str, Any]:
     identity: dict[str, Any] = {
         "kind": settings.kind,
         "model": source.name,
@@ -118,7 +122,7 @@ def _identity(settings: TrainSettings, source: ModelSource) -> dict[str, Any]:
     if settings.trains_adapter:
         identity["lora"] = asdict(settings.lora)
     if settings.trains_speculator:
-        identity["speculator"] = asdict(settings.speculator)
+        identity["speculator"] = asdict(settings.speculator) | {"start": "none" if parent is None else parent.name}
     if settings.adapter is not None:
         identity["adapter_digest"] = _adapter_digest(settings.adapter)
     return identity

@@ -55,7 +55,8 @@ class LoraSettings:
 @dataclass(frozen=True, slots=True)
 class SpeculatorSettings:
     """None: by the size of the data. ``texts``: most answers that it learns from. ``vocabulary``: tokens that it can
-    propose. ``steps``: of its training."""
+    propose. ``steps``: of its training. ``start``: the folder of a speculator for this model to start from, "auto" for
+    the one that the package brings, "none"."""
 
     texts: int = 4000
     max_new_tokens: int | None = None
@@ -64,6 +65,7 @@ class SpeculatorSettings:
     positions: int = 6
     steps: int | None = None
     learning_rate: float | None = None
+    start: str = "auto"
     max_state_bytes: int = 4 << 30
 
 

@@ -83,7 +83,7 @@ def collect_states(
     reporter.stage("states", resumed=done)
     if done:
         return StateSet(folder)
-    layers = default_layers(run.spec.num_layers)
+    layers = default_layers(run.spec.num_layers) if run.parent is None else run.parent.config.layers
     limit = run.settings.speculator.max_state_bytes
     _check_disk(work.folder, texts, len(layers) * run.spec.hidden_size, limit)
     backend, _ = open_backend(run.settings.backend, run.threads)
@@ -104,6 +104,8 @@ def train_speculator(run: Run, work: Workspace, states: StateSet, reporter: Repo
     reporter.stage("speculator", resumed=done is not None)
     if done is not None:
         return done
+    if run.parent is not None:
+        reporter.say(f"it starts from {run.parent.name}, a speculator for this model")
     gc.collect()  # the engine's memory
     settings = run.settings
     folder = work.stage("speculator")
@@ -111,7 +113,8 @@ def train_speculator(run: Run, work: Workspace, states: StateSet, reporter: Repo
     fit_config = fit_settings(run, states)
     tables = target_tables(run.source.path)
     tokens = draft_vocabulary(states, config.vocab_size, run.spec.vocab_size)
-    tensors = new_tensors(config, tokens, state_scale(states), tables, settings.seed)
+    first = new_tensors if run.parent is None else run.parent.tensors_for
+    tensors = first(config, tokens, state_scale(states), tables, settings.seed)
     accepted = ""
 
     def told(report: FitProgress) -> None:
@@ -124,7 +127,12 @@ def train_speculator(run: Run, work: Workspace, states: StateSet, reporter: Repo
         states, config, tensors, tables.embedding.to(run.device), fit_config,
         folder=folder, device=run.device, progress=told,
     )  # fmt: skip
-    data = {"rows": len(states), "output_tokens": int(states.output_counts().sum()), "kind": settings.kind}
+    data: dict[str, Any] = {
+        "rows": len(states),
+        "output_tokens": int(states.output_counts().sum()),
+        "kind": settings.kind,
+    }
+    data |= {} if run.parent is None else {"start": run.parent.name}
     write_whole(folder / "final", lambda partial: fitted.save(partial, fit_config, data))
     return work.write(
         "speculator",
@@ -163,11 +171,14 @@ def _config(run: Run, states: StateSet) -> SpeculatorConfig:
     wishes = run.settings.speculator
     used = len(np.unique(np.concatenate([states[i].token_ids[states[i].first :] for i in range(len(states))])))
     size = wishes.vocabulary or min(MOST_VOCABULARY, max(LEAST_VOCABULARY, used + used // 4))
+    size = min(size, run.spec.vocab_size)
+    if run.parent is not None:
+        return run.parent.config_for(size, wishes.positions, states.files.window)
     return default_config(
         run.spec,
         run.source.name,
         layers=states.files.layers,
-        vocab_size=min(size, run.spec.vocab_size),
+        vocab_size=size,
         positions=wishes.positions,
         window=states.files.window,
     )
