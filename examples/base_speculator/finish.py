@@ -167,8 +167,8 @@ are {what}. {megabytes:.1f} MB, matrices of 8-bit codes.
 ## What it is worth
 
 `{command}`, greedy, one stream, {threads} threads.
-*Alone*: tokens a step with every draft verified whole, and the shares of drafts whose first token, and whose first two,
-were accepted. *All*: all drafters as the controller decides, against no speculation; *without it*: all but this
+*Alone*: tokens a step with every draft, a tree of up to 16 tokens, verified whole; and the shares of drafts of which
+one token, and of which two, were accepted. *All*: all drafters as the controller decides, against no speculation; *without it*: all but this
 one. Behind the first token of each answer, prompt by prompt in turn on one machine. Spec-Bench prompts; none of them
 was trained on.
 
