@@ -140,7 +140,7 @@ def _alone(
     model = load_model(path, backend)
     drafting = computing = 0.0
     for category, ids in prompts.items():
-        drafter, opened = open_turbo_drafter(
+        drafter, _ = open_turbo_drafter(
             folder, model, backend, target_name=path.name, max_sequences=1, max_tokens=4096
         )
         found = acceptance(
@@ -168,9 +168,9 @@ are {what}. {megabytes:.1f} MB, matrices of 8-bit codes.
 
 `{command}`, greedy, one stream, {threads} threads.
 *Alone*: tokens a step with every draft, a tree of up to 16 tokens, verified whole; and the shares of drafts of which
-one token, and of which two, were accepted. *All*: all drafters as the controller decides, against no speculation; *without it*: all but this
-one. Behind the first token of each answer, prompt by prompt in turn on one machine. Spec-Bench prompts; none of them
-was trained on.
+one token, and of which two, were accepted. *All*: all drafters as the controller decides, against no speculation;
+*without it*: all but this one. Behind the first token of each answer, prompt by prompt in turn on one machine.
+Spec-Bench prompts; none of them was trained on.
 
 | category | prompts | alone | 1st | 2nd | all: tokens a step | all: speed | without it: speed |
 |---|---|---|---|---|---|---|---|

@@ -9,10 +9,19 @@ task=${1:?name a task: entities or matching}
 : "${WORK:?set WORK to a folder outside of the repository}"
 PYTHON=${PYTHON:-python}
 threads=(${THREADS:+--threads "$THREADS"})
-case $task in entities) rows=3000 ;; matching) rows=700 ;; esac
+case $task in
+entities) rows=3000 prompts=6000 ;; # there are many sentences: the speculator learns from answers to others as well
+matching) rows=700 prompts=0 ;;
+esac
+train() { "$PYTHON" -m paceline train "$@" "${threads[@]}"; }
 
-[ -s "$WORK/train.jsonl" ] || "$PYTHON" "$here/prepare.py" "$task" "$DATA" "$WORK" --rows "$rows"
-"$PYTHON" -m paceline train turbo-lora --data "$WORK/train.jsonl" --output "$WORK/adapter" "${threads[@]}"
+[ -s "$WORK/train.jsonl" ] || "$PYTHON" "$here/prepare.py" "$task" "$DATA" "$WORK" --rows $rows --prompts $prompts
+if [ -s "$WORK/prompts.jsonl" ]; then
+  train lora --data "$WORK/train.jsonl" --output "$WORK/lora"
+  train turbo --adapter "$WORK/lora" --data "$WORK/prompts.jsonl" --max-texts $prompts --output "$WORK/adapter"
+else
+  train turbo-lora --data "$WORK/train.jsonl" --output "$WORK/adapter"
+fi
 "$PYTHON" "$here/measure.py" "$task" "$WORK" "$WORK/adapter" "${threads[@]}"
 "$PYTHON" -m paceline bench speculation --rows "$WORK/dev.jsonl" --adapter "$WORK/adapter" --load 1 --load 8 --prompts 48 \
   "${threads[@]}"

@@ -23,10 +23,9 @@ class Task:
     rows: Callable[[Path, bool, int, int], list[Row]]
     facts: Callable[[str], Counter[Hashable]]
 
-    def as_chat(self, row: Row) -> str:
-        """The row as a line of ``paceline train``'s data."""
-        said, answer = row
-        messages = [("system", self.system), ("user", said), ("assistant", answer)]
+    def as_chat(self, said: str, answer: str | None) -> str:
+        """A row as a line of ``paceline train``'s data; None: the model is to answer."""
+        messages = [("system", self.system), ("user", said)] + ([] if answer is None else [("assistant", answer)])
         line = {"messages": [{"role": role, "content": content} for role, content in messages]}
         return json.dumps(line, ensure_ascii=False) + "\n"
 
