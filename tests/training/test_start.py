@@ -56,9 +56,10 @@ def test_a_parent_is_found_by_its_folder_and_refused_for_another_model(
     tmp_path: Path, folder: Path, target: LoadedModel, tiny_checkpoint: Callable[[str], Path]
 ) -> None:
     config = tiny_config(target)
-    write_speculator(tmp_path / "one", config, random_tensors(config))
+    write_speculator(tmp_path / "one", config, random_tensors(config), "q8")
     found = find_parent(str(tmp_path / "one"), target.spec, folder)
     assert found is not None and found.name == "one" and found.config.layers == config.layers
+    assert found.config.stored == "q8" and found.config_for(8, 4, 16).stored == "bf16"
     assert find_parent("none", target.spec, folder) is None
     assert find_parent("auto", target.spec, folder) is None, "the package brings none for this model"
     other = load_model(tiny_checkpoint("gemma3"), get_backend("torch"))

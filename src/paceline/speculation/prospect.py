@@ -6,7 +6,7 @@ from collections.abc import Sequence as Seq
 
 from paceline.speculation.admit import Admission
 from paceline.speculation.costs import DraftCosts
-from paceline.speculation.drafters.base import Bounded, Drafter, SequenceView
+from paceline.speculation.drafters.base import Drafter, SequenceView, Whole
 from paceline.speculation.step_terms import StepTerms
 
 MAX_LENGTH = 16  # tokens that are thought about
@@ -21,7 +21,7 @@ class Prospect:
 
     def __init__(self, drafter: Drafter) -> None:
         self.drafter = drafter
-        self._bounded = drafter if isinstance(drafter, Bounded) else None  # asked in every step, slow to find out
+        self._whole = drafter if isinstance(drafter, Whole) else None  # asked in every step, slow to find out
         self._means: dict[str | None, list[float]] = {}
         self._costs: DraftCosts | None = None
         self._steps = 0  # since it was last asked
@@ -36,22 +36,25 @@ class Prospect:
     ) -> list[int]:
         """Lengths that it should propose, at most ``limits``; 0 for sequences that do without. ``have``: survivals of
         what there is; ``admission``: the step with that alone."""
-        if self._bounded is not None:
-            limits = [
-                limit and min(limit, self._bounded.longest(s)) for s, limit in zip(sequences, limits, strict=True)
-            ]
+        whole = self._whole
+        if whole is not None:
+            limits = [limit and min(limit, whole.longest(one)) for one, limit in zip(sequences, limits, strict=True)]
         nothing = [0] * len(limits)
         if not any(limits):
             return nothing
         if self.idle():  # time to see whether it has become better: one sequence tells
             first = next(i for i, limit in enumerate(limits) if limit)
             return [min(limit, PROBE_LENGTH) * (i == first) for i, limit in enumerate(limits)]
-        hopes = [self.survival(one.adapter, limit) for one, limit in zip(sequences, limits, strict=True)]
-        uses = [terms.worth(hope) > terms.worth(other) for hope, other in zip(hopes, have, strict=True)]
-        if not any(uses):
+        hopes = [
+            terms.worthwhile(self.survival(one.adapter, limit)) for one, limit in zip(sequences, limits, strict=True)
+        ]
+        if not any(hopes):
             return nothing
-        hoped = terms.admit([hopes[i] if use else have[i] for i, use in enumerate(uses)])
-        lengths = [count if use else 0 for count, use in zip(hoped.counts, uses, strict=True)]
+        hoped = terms.admit([together(own, other) for own, other in zip(have, hopes, strict=True)])
+        lengths = [
+            max(0, count - before) and (limit if whole is not None else min(limit, count))
+            for count, before, limit in zip(hoped.counts, admission.counts, limits, strict=True)
+        ]
         used = sum(length > 0 for length in lengths)
         longer = hoped.seconds - admission.seconds + self.seconds(used, max(lengths))
         return lengths if (hoped.tokens - admission.tokens) * admission.price > longer else nothing
@@ -93,3 +96,12 @@ class Prospect:
         if means is None:
             means = self._means[adapter] = [HOPE ** (i + 1) for i in range(MAX_LENGTH)]
         return means
+
+
+def together(have: Seq[float], hope: Seq[float]) -> Seq[float]:
+    """Survivals of two drafts as one tree, best first, before the second is known. As in ``merge`` the second gets what
+    the first leaves open: where both speak of the same token its chance grows by that, else it is another token's."""
+    if not have or not hope:
+        return have or hope
+    left = [s * (1.0 - have[i]) if i < len(have) else s for i, s in enumerate(hope)]
+    return sorted([*have, *left], reverse=True)

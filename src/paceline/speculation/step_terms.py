@@ -28,6 +28,11 @@ class StepTerms:
         threshold = self._threshold
         return sum(s - threshold for s in survival if s > threshold)
 
+    def worthwhile(self, survival: Seq[float]) -> Seq[float]:
+        """The leading tokens that would be worth half the last step's price of a row, or more."""
+        least = self._threshold / 2
+        return [s for s in survival if s >= least]
+
     def admit(self, survivals: Seq[Seq[float]], *, causal: bool = False) -> Admission:
         """As ``admit`` of drafts with these survivals, one for each sequence that may draft."""
         shape = self._shape

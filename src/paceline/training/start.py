@@ -11,7 +11,7 @@ from torch import Tensor
 
 from paceline.errors import InvalidRequestError, ModelLoadError
 from paceline.models.spec import ModelSpec
-from paceline.speculation.drafters.turbo_format import SpeculatorConfig, TargetMark, read_speculator
+from paceline.speculation.drafters.turbo_format import FORMATS, SpeculatorConfig, TargetMark, read_speculator
 from paceline.speculation.drafters.turbo_shipped import shipped_speculator
 from paceline.training.architecture import TargetTables
 from paceline.training.speculator import new_tensors
@@ -40,6 +40,7 @@ class Parent:
             positions=positions,
             window=window,
             stored="bf16",
+            format=FORMATS["bf16"],
             target_norm=(),
             card={},
         )

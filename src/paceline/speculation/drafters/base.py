@@ -105,8 +105,9 @@ class KeepsAdapters(Protocol):
 
 
 @runtime_checkable
-class Bounded(Protocol):
-    """A drafter whose drafts are of limited length, or that some sequences cannot have."""
+class Whole(Protocol):
+    """A drafter that proposes in one pass, which costs the same whatever length it is asked for: it is asked for all
+    that it can give. Some sequences cannot have it."""
 
     def longest(self, sequence: SequenceView) -> int:
         """Most tokens of a draft for it; 0: there is none."""

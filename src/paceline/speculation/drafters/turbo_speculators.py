@@ -17,7 +17,7 @@ from paceline.speculation.drafters.turbo import TurboDrafter
 
 
 class TurboSpeculators:
-    """Implements ``Drafter``, ``Bounded``, and ``Speculators`` of the adapters.
+    """Implements ``Drafter``, ``Whole``, and ``Speculators`` of the adapters.
 
     ``open``: from a speculator's folder to its drafter, raising ``ModelLoadError``; it may be called on another thread.
     ``base``: drafts for the base model, and for adapters that have no speculator; None: nobody does. ``folder``: that
