@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <queue>
 #include <vector>
 
@@ -9,29 +10,41 @@ namespace paceline {
 namespace {
 
 constexpr int kLanes = 16;
+constexpr int kBlock = 64;
 
-// Largest number; one that is not a number may be passed over.
+// Largest of `count` numbers; one that is not a number may be passed over.
 float largest(const float* x, int count) {
   float lanes[kLanes];
   std::fill_n(lanes, kLanes, -INFINITY);
   int i = 0;
   for (; i + kLanes <= count; i += kLanes)
     for (int lane = 0; lane < kLanes; ++lane) lanes[lane] = x[i + lane] > lanes[lane] ? x[i + lane] : lanes[lane];
-  float top = *std::max_element(lanes, lanes + kLanes);
+  float top = -INFINITY;
+  for (float lane : lanes) top = std::max(top, lane);
   for (; i < count; ++i) top = std::max(top, x[i]);
   return top;
 }
 
 // Ids whose logits are within the margin of the best, ascending; of more than the limit the likeliest.
-void find_candidates(const float* logits, int vocabulary, std::vector<int32_t>& found) {
-  const float least = largest(logits, vocabulary) - kCandidateMargin;
+void find_candidates(const float* logits, int vocabulary, std::vector<float>& tops, std::vector<float>& ranked,
+                     std::vector<int32_t>& found) {
+  tops.clear();
+  float best = -INFINITY;
+  for (int block = 0; block < vocabulary; block += kBlock) {
+    tops.push_back(largest(logits + block, std::min(kBlock, vocabulary - block)));
+    best = std::max(best, tops.back());
+  }
+  float least = best - kCandidateMargin;
+  // As many blocks as there may be candidates have a logit that is not below the lowest of their best ones.
+  if (tops.size() > kMostCandidates) {
+    ranked = tops;
+    std::nth_element(ranked.begin(), ranked.begin() + kMostCandidates - 1, ranked.end(), std::greater<float>());
+    least = std::max(least, ranked[kMostCandidates - 1]);
+  }
   found.clear();
-  for (int block = 0; block < vocabulary; block += kLanes) {
-    const int end = std::min(vocabulary, block + kLanes);
-    bool any = false;
-    for (int i = block; i < end; ++i) any |= logits[i] >= least;
-    if (!any) continue;
-    for (int i = block; i < end; ++i)
+  for (int block = 0; block < vocabulary; block += kBlock) {
+    if (!(tops[block / kBlock] >= least)) continue;
+    for (int i = block; i < std::min(vocabulary, block + kBlock); ++i)
       if (logits[i] >= least) found.push_back(i);
   }
   if (found.size() <= kMostCandidates) return;
@@ -42,8 +55,13 @@ void find_candidates(const float* logits, int vocabulary, std::vector<int32_t>& 
 }
 
 float dot(const float* a, const float* b, int count) {
+  float lanes[kLanes] = {};
+  int i = 0;
+  for (; i + kLanes <= count; i += kLanes)
+    for (int lane = 0; lane < kLanes; ++lane) lanes[lane] += a[i + lane] * b[i + lane];
   float sum = 0.0f;
-  for (int i = 0; i < count; ++i) sum += a[i] * b[i];
+  for (float lane : lanes) sum += lane;
+  for (; i < count; ++i) sum += a[i] * b[i];
   return sum;
 }
 
@@ -62,7 +80,8 @@ struct Position {
   bool finite = false;
 
   Position(const BlockLogits& block, int row) : logits(block.data + static_cast<size_t>(row) * block.stride) {
-    find_candidates(logits, block.vocabulary, candidates);
+    std::vector<float> tops, ranked;
+    find_candidates(logits, block.vocabulary, tops, ranked, candidates);
     survival = logits[block.vocabulary];
     finite = !candidates.empty() && std::isfinite(survival);
     for (int32_t id : candidates) finite &= std::isfinite(logits[id]);

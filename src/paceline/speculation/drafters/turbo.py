@@ -27,8 +27,8 @@ from paceline.speculation.drafters.base import Progress, SequenceView
 from paceline.speculation.drafters.turbo_cache import StateTrack, StateTracks
 from paceline.speculation.drafters.turbo_model import SpeculatorModel
 
-MAX_ROWS = 256  # of one pass
-CATCH_UP_ROWS = 128  # of a pass, for sequences with more to compute than ``LEVEL_ROWS``
+MAX_ROWS = 384  # of one pass
+CATCH_UP_ROWS = 320  # of a pass, for sequences with more to compute than ``LEVEL_ROWS``
 LEVEL_ROWS = 24  # about the most tokens that a step adds
 MAX_NODES = 16  # of a tree
 
