@@ -75,7 +75,9 @@ class Controller:
             wanted = prospect.wanted(sequences, may, have, terms, admission)
             if any(wanted):
                 self._ask_prospect(prospect, sequences, wanted, tracks)
+                before = admission
                 best, admission = self._choose(tracks, limits, terms)
+                prospect.judge(admission, before)
         self._threshold = admission.threshold
         for priced in self._priced:
             priced.threshold = admission.threshold

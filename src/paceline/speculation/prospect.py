@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
+from operator import itemgetter
 
 from paceline.speculation.admit import Admission
 from paceline.speculation.costs import DraftCosts
@@ -13,6 +14,9 @@ MAX_LENGTH = 16  # tokens that are thought about
 HOPE = 0.75  # acceptance of each token as long as nothing is known
 RATE = 0.05  # of the mean that one proposal replaces
 PROBE_LENGTH = 3
+FIRST_CALLS = 4  # before it is thought to be known what they take: the very first one may read a whole prompt
+JUDGE_RATE = 0.02  # of the means of promises and of what came of them, that one proposal replaces
+FIRST_PROMISE = 1e-3  # seconds
 PROBE_EVERY = 256  # steps without a proposal after which one is made to see whether the text has changed
 
 
@@ -23,8 +27,11 @@ class Prospect:
         self.drafter = drafter
         self._whole = drafter if isinstance(drafter, Whole) else None  # asked in every step, slow to find out
         self._means: dict[str | None, list[float]] = {}
+        self._calls: list[tuple[int, int, float]] = []  # the first ones: sequences, length, seconds
         self._costs: DraftCosts | None = None
         self._steps = 0  # since it was last asked
+        self._promise = 0.0  # seconds that asking now should save
+        self._promised = self._kept = FIRST_PROMISE  # means of such promises, and of what came of them
 
     def wanted(
         self,
@@ -42,6 +49,7 @@ class Prospect:
         nothing = [0] * len(limits)
         if not any(limits):
             return nothing
+        self._promise = 0.0
         if self.idle():  # time to see whether it has become better: one sequence tells
             first = next(i for i, limit in enumerate(limits) if limit)
             return [min(limit, PROBE_LENGTH) * (i == first) for i, limit in enumerate(limits)]
@@ -56,8 +64,16 @@ class Prospect:
             for count, before, limit in zip(hoped.counts, admission.counts, limits, strict=True)
         ]
         used = sum(length > 0 for length in lengths)
-        longer = hoped.seconds - admission.seconds + self.seconds(used, max(lengths))
-        return lengths if (hoped.tokens - admission.tokens) * admission.price > longer else nothing
+        self._promise = worth_more(hoped, admission)
+        return lengths if self._promise * self._kept / self._promised > self.seconds(used, max(lengths)) else nothing
+
+    def judge(self, admission: Admission, before: Admission) -> None:
+        """What came of its drafts made the step ``admission``, which was ``before``. Hopes are means and take drafters
+        to be right independently of each other; how much less than they promise is kept, is learned."""
+        if self._promise > 0.0:
+            promised, kept = self._promise, worth_more(admission, before)
+            self._promised += JUDGE_RATE * (promised - self._promised)
+            self._kept = max(0.0, self._kept + JUDGE_RATE * (kept - self._kept))
 
     def survival(self, adapter: str | None, limit: int) -> Seq[float]:
         """Of the first ``limit`` tokens it would propose."""
@@ -78,12 +94,17 @@ class Prospect:
         return self._steps >= PROBE_EVERY
 
     def learn(self, sequences: int, length: int, seconds: float, survivals: Seq[tuple[str | None, Seq[float]]]) -> None:
-        """A proposal was made: how long it took, and what is thought of the drafts that came."""
+        """A proposal was made: how long it took, and what is thought of the drafts that came. A call that gave none
+        tells nothing of what drafts take: hidden states had not come, or a long text was caught up with."""
         self._steps = 0
-        if self._costs is None:
-            self._costs = DraftCosts([(sequences, length, seconds)])
-        else:
+        if not survivals:
+            return
+        if self._costs is not None:
             self._costs.observe(sequences, length, seconds)
+        else:
+            self._calls.append((sequences, length, seconds))
+            if len(self._calls) == FIRST_CALLS:
+                self._costs = DraftCosts(sorted(self._calls, key=itemgetter(2)))
         for adapter, values in survivals:
             means = self._mean(adapter)
             for i, value in enumerate(values[:MAX_LENGTH]):
@@ -96,6 +117,11 @@ class Prospect:
         if means is None:
             means = self._means[adapter] = [HOPE ** (i + 1) for i in range(MAX_LENGTH)]
         return means
+
+
+def worth_more(admission: Admission, before: Admission) -> float:
+    """Seconds that a step saves against another one of the same sequences, its tokens at that one's price."""
+    return (admission.tokens - before.tokens) * before.price - (admission.seconds - before.seconds)
 
 
 def together(have: Seq[float], hope: Seq[float]) -> Seq[float]:
