@@ -174,7 +174,9 @@ def test_choices_are_spelled_for_the_engine(llm, monkeypatch) -> None:
     assert seen[0].choice_ids == expected
 
 
-def test_ctrl_c_between_steps_leaves_the_engine_usable(llm) -> None:
+def test_ctrl_c_between_steps_leaves_the_engine_usable(llm, request) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in the background
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     expected = llm.generate("x", GREEDY)[0].outputs[0].text
     timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
