@@ -52,7 +52,7 @@ def grow_trees(
 
     ``logits`` [rows, vocabulary + 1], the last column that of survival; ``counts[i]`` consecutive rows are block ``i``,
     behind the known token ``before[i]`` (an index of the draft vocabulary, -1: none). ``previous``, ``next``
-    [vocabulary, rank]: the low-rank bias by the token before, among the 32 likeliest of a position. The likeliest
+    [vocabulary, rank]: the low-rank bias by the token before, among the 64 likeliest of a position. The likeliest
     paths become at most ``most[i]`` nodes, likeliest first, at most 4 behind the same token; none of less than 2%.
     Written from ``sum(most[:i])`` on: a node's token, its parent's place among the block's nodes (-1: the known token)
     and its chance of acceptance once its parent was; to ``sizes[i]`` their number. A row that is not finite, and those

@@ -131,7 +131,7 @@ def test_texts_of_a_mixed_batch_are_those_of_each_request_alone(world: World, co
     assert set(counted) == {"", "a", "b", "c"} and {entry.drafter for entry in counted.values()} == {"turbo"}
     for name, (positions, _, _) in SHAPES.items():
         entry = counted[name or ""]
-        assert len(entry.drafted_per_position) == positions and entry.accepted_tokens > 5
+        assert len(entry.drafted_per_position) == positions and entry.accepted_tokens > 3
     assert len(counted["c"].drafted_per_position) == SHAPES[None][0]
     check_nothing_is_kept(engine)
 
