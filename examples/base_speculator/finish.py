@@ -140,9 +140,7 @@ def _alone(
     model = load_model(path, backend)
     drafting = computing = 0.0
     for category, ids in prompts.items():
-        drafter, _ = open_turbo_drafter(
-            folder, model, backend, target_name=path.name, max_sequences=1, max_tokens=4096
-        )
+        drafter, _ = open_turbo_drafter(folder, model, backend, target_name=path.name, max_sequences=1, max_tokens=4096)
         found = acceptance(
             model, backend, drafter, ids, params, length=drafter.longest, eos_ids=eos_ids(path, model.config)
         )
