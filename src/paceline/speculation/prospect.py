@@ -50,7 +50,8 @@ class Prospect:
         if not any(limits):
             return nothing
         self._promise = 0.0
-        if self.idle():  # time to see whether it has become better: one sequence tells
+        if self.idle():  # time to see whether it has become better, and to trust its hopes again: one sequence tells
+            self._kept = self._promised
             first = next(i for i, limit in enumerate(limits) if limit)
             return [min(limit, PROBE_LENGTH) * (i == first) for i, limit in enumerate(limits)]
         hopes = [
