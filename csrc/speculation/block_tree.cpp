@@ -26,9 +26,8 @@ float largest(const float* x, int count) {
 }
 
 // Ids whose logits are within the margin of the best, ascending; of more than the limit the likeliest.
-void find_candidates(const float* logits, int vocabulary, std::vector<float>& tops, std::vector<float>& ranked,
-                     std::vector<int32_t>& found) {
-  tops.clear();
+std::vector<int32_t> find_candidates(const float* logits, int vocabulary) {
+  std::vector<float> tops;
   float best = -INFINITY;
   for (int block = 0; block < vocabulary; block += kBlock) {
     tops.push_back(largest(logits + block, std::min(kBlock, vocabulary - block)));
@@ -37,21 +36,22 @@ void find_candidates(const float* logits, int vocabulary, std::vector<float>& to
   float least = best - kCandidateMargin;
   // As many blocks as there may be candidates have a logit that is not below the lowest of their best ones.
   if (tops.size() > kMostCandidates) {
-    ranked = tops;
+    std::vector<float> ranked = tops;
     std::nth_element(ranked.begin(), ranked.begin() + kMostCandidates - 1, ranked.end(), std::greater<float>());
     least = std::max(least, ranked[kMostCandidates - 1]);
   }
-  found.clear();
+  std::vector<int32_t> found;
   for (int block = 0; block < vocabulary; block += kBlock) {
     if (!(tops[block / kBlock] >= least)) continue;
     for (int i = block; i < std::min(vocabulary, block + kBlock); ++i)
       if (logits[i] >= least) found.push_back(i);
   }
-  if (found.size() <= kMostCandidates) return;
+  if (found.size() <= kMostCandidates) return found;
   const auto likelier = [&](int32_t a, int32_t b) { return logits[a] != logits[b] ? logits[a] > logits[b] : a < b; };
   std::nth_element(found.begin(), found.begin() + kMostCandidates, found.end(), likelier);
   found.resize(kMostCandidates);
   std::sort(found.begin(), found.end());
+  return found;
 }
 
 float dot(const float* a, const float* b, int count) {
@@ -80,8 +80,7 @@ struct Position {
   bool finite = false;
 
   Position(const BlockLogits& block, int row) : logits(block.data + static_cast<size_t>(row) * block.stride) {
-    std::vector<float> tops, ranked;
-    find_candidates(logits, block.vocabulary, tops, ranked, candidates);
+    candidates = find_candidates(logits, block.vocabulary);
     survival = logits[block.vocabulary];
     finite = !candidates.empty() && std::isfinite(survival);
     for (int32_t id : candidates) finite &= std::isfinite(logits[id]);

@@ -6,8 +6,9 @@ position: that token once more, its states changed by a learned mask. So one pro
 sequence usually has as many rows as the last step brought tokens, and ``positions - 1`` more.
 
 Rows of known tokens are computed when a draft is wanted, not when their states come: a request that never drafts from
-here pays for copying them only. Drafts are the likeliest tokens, also for sampled requests: then they are verified by
-comparing, and the text for a seed is the same as without them.
+here pays for copying them only. A draft is the tree of the likeliest paths through the block
+(``csrc/speculation/block_tree.h``), also for sampled requests: then it is verified by comparing, and the text for a
+seed is the same as without it.
 """
 
 from __future__ import annotations
