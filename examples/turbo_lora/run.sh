@@ -23,5 +23,5 @@ else
   train turbo-lora --data "$WORK/train.jsonl" --output "$WORK/adapter"
 fi
 "$PYTHON" "$here/measure.py" "$task" "$WORK" "$WORK/adapter" "${threads[@]}"
-"$PYTHON" -m paceline bench speculation --rows "$WORK/dev.jsonl" --adapter "$WORK/adapter" --load 1 --load 8 --prompts 48 \
+"$PYTHON" -m paceline bench spec --rows "$WORK/dev.jsonl" --adapter "$WORK/adapter" --load 1 --load 8 --prompts 48 \
   "${threads[@]}"

@@ -7,9 +7,9 @@ import time
 from collections.abc import Sequence
 
 from paceline.bench.client import Timeline
+from paceline.bench.peers.targets import Target
 from paceline.bench.processes import Memory, ProcessTree
 from paceline.bench.sse import HttpError
-from paceline.bench.targets import Target
 
 #: A completions server on ``sys.argv[1]``: one event a token, chunked, usage at the end. Refuses prompts of 13 tokens.
 SERVER = r"""

@@ -1,4 +1,4 @@
-"""``paceline bench compare`` from the command line, on a tiny model and a scripted peer."""
+"""``paceline bench peers`` from the command line, on a tiny model and a scripted peer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from fake_engines import SERVER
 from typer.testing import CliRunner
 
-from paceline.bench.peers import PeerPlaces, line_up
+from paceline.bench.peers.lineup import PeerPlaces, line_up
 from paceline.cli.bench import app
 
 
@@ -33,7 +33,7 @@ def test_compare_measures_paceline_beside_a_peer(tiny_model: Path, fake_llama_se
     options = ["--scenario", "answer", "--scenario", "overhead", "--rounds", "1", "--starts", "1", "--threads", "1"]
     options += ["--llama-server", str(fake_llama_server), "--llama-model", str(other), "--json", str(report)]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PACELINE_BENCH_")}
-    command = [sys.executable, "-m", "paceline", "bench", "compare", str(tiny_model), *options]
+    command = [sys.executable, "-m", "paceline", "bench", "peers", str(tiny_model), *options]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "skipped OpenVINO GenAI: not given (--openvino-python or PACELINE_BENCH_OPENVINO_PYTHON)" in done.stdout
@@ -52,7 +52,7 @@ def test_compare_measures_paceline_beside_a_peer(tiny_model: Path, fake_llama_se
 
 
 def test_unknown_scenario_is_refused_with_the_known_ones(tiny_model: Path) -> None:
-    result = CliRunner().invoke(app, ["compare", str(tiny_model), "--scenario", "sprint"])
+    result = CliRunner().invoke(app, ["peers", str(tiny_model), "--scenario", "sprint"])
     assert result.exit_code == 2
     assert "sprint" in result.output and "overhead" in result.output
 
@@ -86,14 +86,14 @@ def test_peers_come_from_variables_and_missing_ones_say_why(tmp_path: Path) -> N
     assert "PACELINE_BENCH_HF_MODEL" in lineup.skipped[2]
 
 
-@pytest.mark.parametrize("command", ["step", "speculation", "compare", "all"])
+@pytest.mark.parametrize("command", ["step", "spec", "peers", "all"])
 def test_every_command_explains_itself(command: str) -> None:
     result = CliRunner().invoke(app, [command, "--help"])
     assert result.exit_code == 0
     assert "--rounds" in result.output
 
 
-@pytest.mark.parametrize("command", ["step", "compare"])
+@pytest.mark.parametrize("command", ["step", "peers"])
 def test_too_few_texts_are_one_line_of_error_before_measuring(
     command: str, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,15 +9,24 @@ from collections.abc import Sequence
 import pytest
 from fake_engines import ScriptedTarget
 
-from paceline.bench import compare as compare_module
-from paceline.bench import scenarios
 from paceline.bench.client import Timeline
-from paceline.bench.compare import Comparison
-from paceline.bench.goals import Engines, judge_all
 from paceline.bench.noise import NoiseGuard
+from paceline.bench.peers import comparison as compare_module
+from paceline.bench.peers import scenarios
+from paceline.bench.peers.comparison import Comparison
+from paceline.bench.peers.goals import Engines, judge_all
+from paceline.bench.peers.report import comparison_table, measurements_json, verdicts_json
+from paceline.bench.peers.scenarios import (
+    BATCH_16,
+    BUSY_SHARE,
+    DECODE_350,
+    SCENARIOS,
+    START,
+    TOKEN_COST,
+    TTFT_350,
+    Scenario,
+)
 from paceline.bench.prompts import PromptSource
-from paceline.bench.report import comparison_table, measurements_json, verdicts_json
-from paceline.bench.scenarios import BATCH_16, BUSY_SHARE, DECODE_350, SCENARIOS, START, TOKEN_COST, TTFT_350, Scenario
 
 
 class SilentGuard(NoiseGuard):

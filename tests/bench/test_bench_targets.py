@@ -14,9 +14,9 @@ import uvloop
 from fake_engines import SERVER, WORKER
 
 from paceline.bench.client import Timeline, output_rate
+from paceline.bench.peers.targets import HttpTarget, Target, TargetError, WorkerTarget, check_lengths
 from paceline.bench.processes import BusyLoop, ProcessTree
 from paceline.bench.sse import HttpError
-from paceline.bench.targets import HttpTarget, Target, TargetError, WorkerTarget, check_lengths
 
 
 def server() -> HttpTarget:

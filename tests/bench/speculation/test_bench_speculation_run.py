@@ -158,7 +158,7 @@ def test_command_prints_tables_and_writes_json(
     write_rows(tmp_path)
     file = tmp_path / "report.json"
     options = [*SMALL, "--load", "1", "--load", "2", "--set", "gsm8k", "--data", str(tmp_path), "--json", str(file)]
-    result = CliRunner().invoke(app, ["speculation", str(tiny_model), *options])
+    result = CliRunner().invoke(app, ["spec", str(tiny_model), *options])
     assert result.exit_code == 0, result.output
     for title in ("### Speed", "### Acceptance", "### Spec-Bench's figures", "### Targets"):
         assert title in result.output
@@ -183,24 +183,24 @@ def test_a_greedy_difference_makes_the_exit_status_one(
 
     monkeypatch.setattr(SpeculationBench, "_pass", corrupted)
     options = [*SMALL, "--load", "1", "--set", "gsm8k", "--data", str(tmp_path)]
-    result = CliRunner().invoke(app, ["speculation", str(tiny_model), *options])
+    result = CliRunner().invoke(app, ["spec", str(tiny_model), *options])
     assert result.exit_code == 1
     assert "ERROR: greedy texts differ (1)" in result.output
     assert "differs from token 2 on" in result.output
-    sampled = CliRunner().invoke(app, ["speculation", str(tiny_model), *options, "--temperature", "1"])
+    sampled = CliRunner().invoke(app, ["spec", str(tiny_model), *options, "--temperature", "1"])
     assert sampled.exit_code == 0, sampled.output
     assert "sampled texts differ" in sampled.output
 
 
 def test_unknown_set_is_refused_with_the_known_ones(tiny_model: Path) -> None:
-    result = CliRunner().invoke(app, ["speculation", str(tiny_model), "--set", "poems"])
+    result = CliRunner().invoke(app, ["spec", str(tiny_model), "--set", "poems"])
     assert result.exit_code == 2
     assert "poems" in result.output and "edit" in result.output
 
 
 def test_a_named_set_that_the_folder_lacks_is_one_line_of_error(tiny_model: Path, tmp_path: Path) -> None:
     options = [*SMALL, "--data", str(tmp_path), "--set", "edit"]
-    result = CliRunner().invoke(app, ["speculation", str(tiny_model), *options])
+    result = CliRunner().invoke(app, ["spec", str(tiny_model), *options])
     assert result.exit_code == 2
     assert "Error: skipped edit" in result.output and "is missing" in result.output
 

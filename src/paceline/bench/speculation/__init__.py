@@ -1,1 +1,1 @@
-"""``paceline bench speculation``: the same prompts with drafts and without, in one engine, in turns."""
+"""``paceline bench spec``: the same prompts with drafts and without, in one engine, in turns."""

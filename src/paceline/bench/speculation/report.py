@@ -1,4 +1,4 @@
-"""The tables of ``paceline bench speculation``."""
+"""The tables of ``paceline bench spec``."""
 
 from __future__ import annotations
 

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from paceline.bench.client import output_rate
+from paceline.bench.peers.targets import Kind, Target
 from paceline.bench.processes import BusyLoop
-from paceline.bench.targets import Kind, Target
 
 Prompts = Sequence[Sequence[int]]
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from paceline.bench.targets import HOST, HttpTarget, Target, WorkerTarget
+from paceline.bench.peers.targets import HOST, HttpTarget, Target, WorkerTarget
 
 MAX_REQUESTS = 16
 CONTEXT = 8192  # tokens that all requests together need: 16 x (350 + 50), and some room
@@ -75,7 +75,7 @@ def paceline_server(model: Path, threads: int, drafts: bool) -> Target:
 
 
 def paceline_library(model: Path, threads: int) -> Target:
-    worker = [sys.executable, "-m", "paceline.bench.workers.llm_worker", str(model), str(threads)]
+    worker = [sys.executable, "-m", "paceline.bench.peers.workers.llm_worker", str(model), str(threads)]
     return WorkerTarget("paceline.LLM", worker, kind="library")
 
 

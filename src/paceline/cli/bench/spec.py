@@ -1,4 +1,4 @@
-"""``paceline bench speculation``: what drafts gain, and what they cost, on the same prompts in the same engine."""
+"""``paceline bench spec``: what drafts gain, and what they cost, on the same prompts in the same engine."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from paceline.cli.bench import options
 
 if TYPE_CHECKING:
     from paceline.bench.speculation.run import SpeculationBench
@@ -16,7 +18,7 @@ FULL_TOKENS = 1024  # of Spec-Bench's answers
 SHOWN_PROBLEMS = 10
 
 
-def speculation(
+def spec(
     model: Annotated[str, typer.Argument(help="Folder, .gguf file, Hub id or alias. Default: the default model.")] = "",
     sets: Annotated[
         list[str] | None, typer.Option("--set", help="Prompt set; repeat it. Default: edit, summarization, rag, ...")
@@ -66,7 +68,6 @@ def speculation(
     """
     from paceline.bench.speculation.run import EngineSession, Settings, SpeculationBench, engine_options
     from paceline.bench.speculation.workloads import BUILT_IN_SETS, NAMED
-    from paceline.cli.bench import errors_in_one_line
 
     settings = Settings(
         loads=tuple(loads or ((1,) if full else (1, 8, 32))),
@@ -77,11 +78,11 @@ def speculation(
         seed=seed,
         adapter=None if adapter is None else adapter.name,
     )
-    with errors_in_one_line():
+    with options.errors_in_one_line():
         chosen = _workloads(sets, data, full, rows)
         wishes = _speculation(speculate, draft_model, speculator)
-        options = engine_options(model, settings.loads, backend, threads, prefix_cache, wishes, adapter)
-        bench = SpeculationBench(EngineSession(options), settings, data, say=lambda text: typer.echo(text, err=True))
+        wanted = engine_options(model, settings.loads, backend, threads, prefix_cache, wishes, adapter)
+        bench = SpeculationBench(EngineSession(wanted), settings, data, say=lambda text: typer.echo(text, err=True))
         # A folder of one's own texts has none of the sets: unless one was named, those without data do.
         bench.run(chosen, () if sets or full or rows else [NAMED[name] for name in BUILT_IN_SETS])
     errors = _report(bench, prefix_cache, json_file)
@@ -167,10 +168,9 @@ def _tell(title: str, lines: list[str]) -> None:
 def _write_json(path: Path, bench: SpeculationBench, more: dict[str, Any]) -> None:
     from dataclasses import asdict
 
-    from paceline.bench.report import machine
+    from paceline.bench.machine import machine
     from paceline.bench.speculation.goals import judge_all
     from paceline.bench.speculation.records import measurement_json, verdicts_json
-    from paceline.cli.bench import write_json
 
     ready = bench.session.ready
     report = {
@@ -188,4 +188,4 @@ def _write_json(path: Path, bench: SpeculationBench, more: dict[str, Any]) -> No
         "measurements": [measurement_json(measurement) for measurement in bench.measurements],
         "targets": verdicts_json(judge_all(bench.measurements)) if bench.settings.temperature == 0 else [],
     }
-    write_json(path, report)
+    options.write_json(path, report)

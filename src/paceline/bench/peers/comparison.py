@@ -10,12 +10,12 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
-from paceline.bench.goals import Engines
 from paceline.bench.noise import NoiseGuard
+from paceline.bench.peers.goals import Engines
+from paceline.bench.peers.scenarios import MEMORY_PSS, MEMORY_RSS, START, Metric, Scenario
+from paceline.bench.peers.targets import Target, TargetError
 from paceline.bench.prompts import PromptSource
-from paceline.bench.scenarios import MEMORY_PSS, MEMORY_RSS, START, Metric, Scenario
 from paceline.bench.sse import HttpError
-from paceline.bench.targets import Target, TargetError
 
 FIRST_PROMPT_TOKENS = 16
 WAKE_TOKENS = 8  # of an unmeasured request after waking an engine: its memory may have been taken from it meanwhile

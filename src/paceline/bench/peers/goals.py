@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from paceline.bench import scenarios
-from paceline.bench.scenarios import Metric
+from paceline.bench.peers import scenarios
+from paceline.bench.peers.scenarios import Metric
 from paceline.bench.statistics import Summary, compare, summarize
 
 #: Measured values by metric key, then by engine, one for each round.

@@ -1,0 +1,17 @@
+"""``paceline bench``: one file a command."""
+
+from __future__ import annotations
+
+import typer
+
+from paceline.cli.bench import everything, peers, spec, step
+
+app = typer.Typer(
+    help="Measure: step times against memory bandwidth, what speculation gains, and whole servers against their peers.",
+    no_args_is_help=True,
+)
+
+app.command(name="step")(step.step)
+app.command(name="spec")(spec.spec)
+app.command(name="peers")(peers.peers)
+app.command(name="all")(everything.run_all)
