@@ -83,6 +83,7 @@ struct Rows {
   QuantGroup* quant = nullptr;  // [row / 8][padded / 32]
   float* dense = nullptr;      // [row / 8][padded][8]
   uint16_t* bf16 = nullptr;    // [row / 8][padded / 2][8][2]
+  bool selected = false;       // the rows are the step's selected ones, in their order; else all of it
 
   int groups() const { return padded / kGroup; }
 };
@@ -114,6 +115,13 @@ struct AdapterRows {
   int rows[kRowBlock];
 };
 
+// Rows of adapters, grouped so that a step reads an adapter's weights once. Numbers of rows are those of their set.
+struct AdapterGroups {
+  std::vector<AdapterRows> all;       // of each adapter; empty where all rows are of the base model
+  std::vector<AdapterRows> by_block;  // the same within each block of rows
+  std::vector<int> starts;            // [blocks + 1] in by_block
+};
+
 // One tile of 16 ranks of A x for the rows of a group; the results of the part stand from `column` on.
 struct ShrinkItem {
   const AdapterRows* group;
@@ -140,13 +148,13 @@ struct Step {
   float* hidden = nullptr;  // captured activations of all rows, or null
   const float* inputs = nullptr;  // rows that the caller gives, or null
 
-  std::vector<AdapterRows> step_groups;   // the rows of each adapter; empty where all rows are of the base model
-  std::vector<AdapterRows> block_groups;  // the same within each block of rows
-  std::vector<int> group_starts;          // [blocks + 1] in block_groups
-  std::vector<ShrinkItem> shrinks;        // of the open op
+  int rows_of(const Rows& x) const { return x.selected ? logit_rows : rows; }
+
+  AdapterGroups adapter_rows[2];    // of all rows, of the selected ones
+  std::vector<ShrinkItem> shrinks;  // of the open op
   float* shrunk = nullptr;  // of the open op: [row][ranks of the op's weights side by side, each in whole tiles]
   int shrunk_width = 0;
-  bool has_adapters() const { return !step_groups.empty(); }
+  const AdapterGroups& adapters_of(const Rows& x) const { return adapter_rows[x.selected]; }
   float* shrunk_row(int row) const { return shrunk + static_cast<size_t>(row) * shrunk_width; }
 
   std::vector<AttentionTask> tasks;

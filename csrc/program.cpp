@@ -81,8 +81,9 @@ Program::Program(std::shared_ptr<Team> team, std::shared_ptr<Cache> cache, std::
       kernels_(kernels),
       max_rows_(max_rows) {}
 
-int Program::rows(int width, int want, int capacity) {
+int Program::rows(int width, int want, int capacity, bool selected) {
   Rows r;
+  r.selected = selected;
   r.width = width;
   r.padded = round_up(width, kSpan);
   const size_t all = round_up(capacity ? capacity : max_rows_, kRowBlock);
@@ -104,7 +105,7 @@ int Program::rope(std::vector<float> inv_freq, float factor) {
 
 void Program::capture(int x) {
   const Rows& rows = buffer(x);
-  if (!rows.plain) throw std::invalid_argument("only plain floats can be captured");
+  if (!rows.plain || rows.selected) throw std::invalid_argument("only plain floats of all rows can be captured");
   add(CaptureOp{rows, hidden_width_});
   hidden_width_ += rows.width;
 }
@@ -222,9 +223,9 @@ int Program::items(Stage& stage) {
     const int items = open_shrink(op);
     return items ? cut(items, 2) : 0;
   }
-  if (auto* r = std::get_if<RowwiseOp>(&op)) return cut(r->select ? step_.logit_rows : rows, 4);
+  if (auto* r = std::get_if<RowwiseOp>(&op)) return cut(step_.rows_of(r->selects() ? r->out : r->x), 4);
   if (auto* l = std::get_if<LinearOp>(&op)) {
-    if (l->to_logits && step_.logit_rows == 0) return 0;
+    if (step_.rows_of(l->x) == 0) return 0;
     if (!l->to_logits) return cut(l->weight->tiles, 3);
     const int tiles = cut(l->weight->tiles, 32);  // a head is large: late threads should find work to take
     step_.logit_chunk_tiles = stage.per_chunk;
@@ -233,7 +234,8 @@ int Program::items(Stage& stage) {
     step_.chunk_tops = tops_.data();
     return tiles;
   }
-  if (auto* g = std::get_if<GatedOp>(&op)) return cut(divide_up(g->gate->tiles, 2), 3);
+  if (auto* g = std::get_if<GatedOp>(&op))
+    return step_.rows_of(g->x) ? cut(divide_up(g->gate->tiles, 2), 3) : 0;
   if (auto* a = std::get_if<AttentionOp>(&op)) {
     const int tasks = static_cast<int>(step_.tasks.size()) * a->kv_heads;
     if (stage.part == Part::Store) return cut(a->norm_whole ? rows : rows * a->kv_heads, 4);
@@ -246,6 +248,7 @@ int Program::items(Stage& stage) {
     if (stage.part == Part::Gather) return cut(static_cast<int>(m->pair_row.size()), 4);
     if (stage.part == Part::Gated) return cut(active * divide_up(m->gate[0]->tiles, 2), 16);
     if (stage.part == Part::Down) return cut(active * m->down[0]->tiles, 16);
+    return cut(step_.rows_of(m->x), 4);
   }
   return cut(rows, 4);
 }
