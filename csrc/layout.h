@@ -90,7 +90,22 @@ struct Rows {
 
 enum class CacheType : uint8_t { F32, F16, BF16 };
 
-// Paged keys and values of one group of layers: [block][layer][kv head][ keys: [dim][16], values: [16][dim] ].
+// Keys and values of one kv head in one block of 16, in items. Bfloat16 dot products take two numbers of each operand, so
+// in bfloat16 two neighbouring dims of a key, and the same dim of two neighbouring values, lie side by side:
+// keys [dim / 2][16][2], values [16 / 2][dim][2]; else [dim][16] and [16][dim]. Dims are filled up, of keys to a multiple
+// of 2, of values to one of 16.
+struct HeadLayout {
+  bool paired = false;
+  int dim = 0, padded = 0;
+
+  HeadLayout(bool paired, int dim) : paired(paired), dim(dim), padded(round_up(dim, 16)) {}
+  size_t key_items() const { return static_cast<size_t>(round_up(dim, 2)) * kBlock; }
+  size_t items() const { return key_items() + static_cast<size_t>(padded) * kBlock; }
+  size_t key(int lane, int d) const { return paired ? (d / 2 * kBlock + lane) * 2 + d % 2 : d * kBlock + lane; }
+  size_t value(int lane, int d) const { return paired ? (lane / 2 * padded + d) * 2 + lane % 2 : lane * padded + d; }
+};
+
+// Paged keys and values of one group of layers: [block][layer][kv head][ keys, values ].
 struct CacheGroup {
   uint8_t* data = nullptr;
   size_t head_bytes = 0;   // keys and values of one head in one block

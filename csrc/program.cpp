@@ -34,9 +34,9 @@ constexpr const char* kPartNames[] = {"",       ".shrink", ".store", ".split", "
                                       ".route", ".gather", ".gated", ".down",  ".combine"};
 
 template <class Item>
-void move_slots(const CacheGroup& group, const CacheShape& shape, const int32_t* sources, const int32_t* targets,
-                int count) {
-  const int dim = shape.dim, padded = round_up(dim, 16);
+void move_slots(const CacheGroup& group, const CacheShape& shape, bool paired, const int32_t* sources,
+                const int32_t* targets, int count) {
+  const HeadLayout layout(paired, shape.dim);
   for (int head = 0; head < shape.layers * shape.kv_heads; ++head) {
     uint8_t* at = group.data + head * group.head_bytes;
     for (int i = 0; i < count; ++i) {
@@ -44,8 +44,9 @@ void move_slots(const CacheGroup& group, const CacheShape& shape, const int32_t*
       const auto* from = reinterpret_cast<const Item*>(at + sources[i] / kBlock * group.block_bytes);
       auto* to = reinterpret_cast<Item*>(at + targets[i] / kBlock * group.block_bytes);
       const int a = sources[i] % kBlock, b = targets[i] % kBlock;
-      for (int d = 0; d < dim; ++d) to[d * kBlock + b] = from[d * kBlock + a];
-      std::copy_n(from + dim * kBlock + a * padded, padded, to + dim * kBlock + b * padded);
+      for (int d = 0; d < layout.dim; ++d) to[layout.key(b, d)] = from[layout.key(a, d)];
+      const size_t values = layout.key_items();
+      for (int d = 0; d < layout.dim; ++d) to[values + layout.value(b, d)] = from[values + layout.value(a, d)];
     }
   }
 }
@@ -56,7 +57,7 @@ Cache::Cache(CacheType type, const std::vector<CacheShape>& shapes) : type(type)
   const size_t item = type == CacheType::F32 ? 4 : 2;
   for (const CacheShape& shape : shapes) {
     CacheGroup g;
-    g.head_bytes = static_cast<size_t>(shape.dim + round_up(shape.dim, 16)) * kBlock * item;
+    g.head_bytes = HeadLayout(type == CacheType::BF16, shape.dim).items() * item;
     g.layer_bytes = g.head_bytes * shape.kv_heads;
     g.block_bytes = g.layer_bytes * shape.layers;
     g.data = arena_.take(g.block_bytes * shape.blocks);
@@ -69,8 +70,9 @@ void Cache::move(int group, const int32_t* sources, const int32_t* targets, int 
   const auto inside = [&](int32_t slot) { return slot >= 0 && slot / kBlock < shape.blocks; };
   if (!std::all_of(sources, sources + count, inside) || !std::all_of(targets, targets + count, inside))
     throw std::invalid_argument("a slot to move is outside of the cache");
-  if (type == CacheType::F32) move_slots<float>(groups[group], shape, sources, targets, count);
-  else move_slots<uint16_t>(groups[group], shape, sources, targets, count);
+  const bool paired = type == CacheType::BF16;
+  if (type == CacheType::F32) move_slots<float>(groups[group], shape, paired, sources, targets, count);
+  else move_slots<uint16_t>(groups[group], shape, paired, sources, targets, count);
 }
 
 Program::Program(std::shared_ptr<Team> team, std::shared_ptr<Cache> cache, std::shared_ptr<Adapters> adapters,

@@ -193,6 +193,7 @@ class Backend(Protocol):
     """Prepares weights, owns the KV memory, compiles programs."""
 
     name: str
+    cache_dtype: CacheDtype  # of keys and values, with which its attention is fastest
     max_adapters: int  # slots 0 to max_adapters - 1; an empty one takes no memory
 
     def matrix(self, parts: Sequence[PackedWeight], sites: Sequence[Site] = ()) -> Matrix:

@@ -23,6 +23,7 @@ from paceline.backends.base import (
     Activation,
     AttentionLayer,
     Batch,
+    CacheDtype,
     CacheSpec,
     IntArray,
     MoELayer,
@@ -54,6 +55,7 @@ class TorchBackend:
     keys and one for its values, ``[blocks * block_size, kv_heads, head_dim]``."""
 
     name = "torch"
+    cache_dtype: CacheDtype = "f16"
     max_adapters = 64
 
     def __init__(

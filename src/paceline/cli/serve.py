@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import click
 import typer
 
 from paceline.cli import adapters
@@ -62,6 +63,14 @@ def serve(
     kv_cache_mb: Annotated[
         int | None, typer.Option(min=1, help="Memory of the KV cache, in MiB.", rich_help_panel=_ENGINE)
     ] = None,
+    kv_cache_dtype: Annotated[
+        str,
+        typer.Option(
+            click_type=click.Choice(["auto", "bf16", "f16", "f32"]),
+            help="How keys and values are kept. auto: as attention is fastest on this machine.",
+            rich_help_panel=_ENGINE,
+        ),
+    ] = "auto",
     max_running: Annotated[
         int | None, typer.Option(min=1, help="Most sequences computed at once.", rich_help_panel=_ENGINE)
     ] = None,
@@ -158,6 +167,7 @@ def serve(
         threads=threads,
         context_length=context_length,
         kv_cache_bytes=None if kv_cache_mb is None else kv_cache_mb * MIB,
+        kv_cache_dtype=None if kv_cache_dtype == "auto" else kv_cache_dtype,  # type: ignore[arg-type]
         max_running=max_running,
         max_queue=max_queue,
         max_rows=max_rows,
