@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
+import json as json_text
 from pathlib import Path
 from typing import Any
 
 from paceline.bench.machine import machine
 from paceline.bench.report import markdown_table, number
 from paceline.bench.sections import Cell, Report, Table
+from paceline.errors import PacelineError
 
 
-def publish(report: Report, *, json_file: Path | None = None) -> None:
+def publish(report: Report, *, json: Path | None = None, csv: Path | None = None, html: Path | None = None) -> None:
     """Prints the report to standard output and writes the files that are named."""
     print(f"{report.title}\n{', '.join(f'{name} {cell(value)}' for name, value in report.settings.items())}")
     for section in report.sections:
@@ -22,8 +23,11 @@ def publish(report: Report, *, json_file: Path | None = None) -> None:
             print(table_text(table) + "\n")
     for warning in report.warnings:
         print(warning)
-    if json_file is not None:
-        json_file.write_text(json.dumps(as_json(report), indent=1, ensure_ascii=False) + "\n")
+    if json is not None:
+        json.write_text(json_text.dumps(as_json(report), indent=1, ensure_ascii=False) + "\n")
+    for path in (csv, html):
+        if path is not None:
+            raise PacelineError(f"{path}: tables and pages cannot be written to files yet; --json can")
 
 
 def as_json(report: Report) -> dict[str, Any]:
