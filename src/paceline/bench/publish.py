@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from paceline.bench.output import terminal
 from paceline.bench.output.csv_file import csv_text
-from paceline.bench.output.files import OutputError, check_writable, write_whole
+from paceline.bench.output.files import OutputError, check_writable, write_files
 from paceline.bench.output.json_file import as_json, check_names, json_text
 from paceline.bench.output.page import page
-from paceline.bench.output.record import Record, record
+from paceline.bench.output.record import record
 from paceline.bench.sections import Report
 
 __all__ = ["OutputError", "check_writable", "publish"]
@@ -25,33 +23,9 @@ def publish(report: Report, *, json: Path | None = None, csv: Path | None = None
     made = record(report)
     terminal.show(made, plots_elsewhere=html is not None)
     check_names(report)
-    write_files([made], json_text(as_json(made)), json=json, csv=csv, html=html)
-
-
-def write_files(
-    records: list[Record],
-    values: str,
-    *,
-    title: str = "",
-    json: Path | None = None,
-    csv: Path | None = None,
-    html: Path | None = None,
-) -> None:
-    """The named files of ``records``; ``values``: the JSON file's text; ``title``: of a page with several records."""
     # The values first: whatever happens to a drawing, what was measured is kept.
-    makers: tuple[tuple[Path | None, Callable[[], str]], ...] = (
-        (json, lambda: values),
-        (csv, lambda: csv_text(records)),
-        (html, lambda: page(records, title)),
+    write_files(
+        (json, lambda: json_text(as_json(made))),
+        (csv, lambda: csv_text([made])),
+        (html, lambda: page([made])),
     )
-    failures = []
-    for path, text in makers:
-        if path is None:
-            continue
-        try:
-            write_whole(path, text())
-            print(f"wrote {path}", file=sys.stderr)
-        except OutputError as error:
-            failures.append(str(error))
-    if failures:
-        raise OutputError("; ".join(failures))

@@ -8,6 +8,7 @@ from rich.cells import cell_len
 
 GAP = 2  # characters between columns
 NARROW_TEXT = 16  # characters down to which a column of text may be broken between its words
+LONGEST_WORD = 28  # characters of a word that is kept whole: paths are longer
 LEADING = 2  # columns of text that name a row, at most, repeated when a table is cut
 
 Widths = dict[int, int]
@@ -30,7 +31,7 @@ def _least(title: str, cells: Sequence[str], numeric: bool) -> int:
     whole = max((cell_len(cell) for cell in cells), default=0)
     if numeric:
         return max(whole, _longest_word(title))
-    words = max((_longest_word(cell) for cell in cells), default=0)
+    words = min(LONGEST_WORD, max((_longest_word(cell) for cell in cells), default=0))
     return max(_longest_word(title), words, min(NARROW_TEXT, whole))
 
 

@@ -25,7 +25,9 @@ def _blocks(record: Record) -> Iterator[str]:
     yield _comments([line for line in head if line])
     for section in report.sections:
         for table in section.tables:
-            yield _comments([": ".join(dict.fromkeys([section.title, table.title]))]) + _table(table)
+            yield _comments(
+                [": ".join(title for title in dict.fromkeys([section.title, table.title]) if title)]
+            ) + _table(table)
 
 
 def _comments(lines: Sequence[str]) -> str:

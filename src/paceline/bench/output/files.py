@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -41,6 +42,22 @@ def check_writable(paths: Sequence[Path | None]) -> None:
                 pass
         except OSError as error:
             raise OutputError(f"cannot write {path}: {error.strerror}; name a file in a folder of your own") from error
+
+
+def write_files(*files: tuple[Path | None, Callable[[], str]]) -> None:
+    """Each file with what makes its text, in this order; None stands for no file. Says on standard error what was
+    written. Raises ``OutputError`` when one cannot be, after the others were."""
+    failures = []
+    for path, text in files:
+        if path is None:
+            continue
+        try:
+            write_whole(path, text())
+            print(f"wrote {path}", file=sys.stderr)
+        except OutputError as error:
+            failures.append(str(error))
+    if failures:
+        raise OutputError("; ".join(failures))
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -102,8 +102,9 @@ class _File(msgspec.Struct):
     warnings: list[str] = []
 
 
-def read_records(path: Path) -> list[Record]:
-    """The reports in a file of ``--json``: one, or one by command as ``paceline bench all`` writes them.
+def read_records(path: Path) -> tuple[list[Record], list[str]]:
+    """The reports in a file of ``--json``: one, or one by command as ``paceline bench all`` writes them; and the
+    commands whose values are there without tables.
 
     Raises ``OutputError`` for any other file, and says what is wrong with it."""
     try:
@@ -112,11 +113,19 @@ def read_records(path: Path) -> list[Record]:
         raise OutputError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:
         raise OutputError(f"{path} is not JSON ({error}); give files that a bench command wrote with --json") from error
-    if isinstance(values, dict) and "format" not in values and values:
-        parts = {name: part for name, part in values.items() if isinstance(part, dict) and "format" in part}
-        if parts:
-            return [from_json(part, f"{name} in {path}") for name, part in parts.items()]
-    return [from_json(values, str(path))]
+    if isinstance(values, dict) and "format" not in values:
+        records, without = records_of(values, str(path))
+        if records:
+            return records, without
+    return [from_json(values, str(path))], []
+
+
+def records_of(values: Mapping[str, Any], source: str) -> tuple[list[Record], list[str]]:
+    """The reports in a mapping by command, and the commands whose values have no tables (``OutputError``, as
+    ``from_json``)."""
+    parts = {name: part for name, part in values.items() if isinstance(part, dict) and name not in HEAD}
+    records = [from_json(part, f"{name} in {source}") for name, part in parts.items() if "format" in part]
+    return records, [name for name, part in parts.items() if "format" not in part]
 
 
 def from_json(values: Any, source: str) -> Record:

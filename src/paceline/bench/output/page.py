@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from paceline.bench.output.cells import cell_text, has_value, repeated, right_aligned
 from paceline.bench.output.plot.draw import draw, series_classes, with_numbers
-from paceline.bench.output.record import Record, machine_text
+from paceline.bench.output.record import Record, machine_text, settings_text
 from paceline.bench.sections import Cell, Plot, Section, Series, Table
 
 WIDE = (600.0, 330.0)  # pixels of a plot
@@ -23,8 +23,8 @@ CONTENTS_FROM = 4  # sections from which a page has a table of contents
 
 @dataclass(frozen=True, slots=True)
 class CellView:
-    """``sort``: what the column is sorted by, empty for no value. ``kind``: classes of the style: right (a number), again
-    (the text of the row above), short (not to be broken)."""
+    """``sort``: what the column is sorted by, empty for no value. ``kind``: classes of the style: right (a number),
+    again (the text of the row above), short (not to be broken)."""
 
     text: str
     sort: str
@@ -114,7 +114,7 @@ def _record_view(record: Record, anchor: str, classes: Iterator[list[str]]) -> R
         f"{when} UTC, Paceline {record.version}",
         machine_text(record),
         report.warnings,
-        [(name, cell_text(value)) for name, value in report.settings.items()],
+        settings_text(report),
         [_section_view(each, f"{anchor}s{i}", classes) for i, each in enumerate(report.sections, 1)],
     )
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from paceline.bench.machine import machine
+from paceline.bench.output.cells import cell_text
 from paceline.bench.sections import Report
 
 
@@ -26,6 +27,13 @@ def record(report: Report) -> Record:
     here = machine()
     created = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     return Record(report, created, str(here.get("paceline") or "unknown"), here)
+
+
+def settings_text(report: Report) -> list[tuple[str, str]]:
+    """Names and values for people; what is a warning, too, is said there."""
+    texts = [(name, cell_text(value)) for name, value in report.settings.items()]
+    said = {" ".join(warning.split()) for warning in report.warnings}
+    return [(name, text) for name, text in texts if text not in said]
 
 
 def machine_text(record: Record) -> str:

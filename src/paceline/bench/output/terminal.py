@@ -13,9 +13,11 @@ from rich.text import Text
 
 from paceline.bench.output.cells import cell_text, repeated, right_aligned
 from paceline.bench.output.columns import GAP, Widths, fit
-from paceline.bench.output.record import Record, machine_text
+from paceline.bench.output.record import Record, machine_text, settings_text
 from paceline.bench.report import markdown_table
 from paceline.bench.sections import Report, Section, Table
+
+LONG = 60  # characters of a setting that has a line of its own
 
 
 def show(record: Record, *, plots_elsewhere: bool) -> None:
@@ -29,13 +31,16 @@ def show(record: Record, *, plots_elsewhere: bool) -> None:
 def markdown(record: Record, *, plots_elsewhere: bool) -> str:
     """The report as Markdown: warnings first, then what the numbers depend on, then the sections."""
     report = record.report
-    parts = [f"## {report.title}", *(f"> **Warning:** {warning}" for warning in report.warnings)]
-    parts.append("\n\n".join(line for line in (_settings(report), machine_text(record)) if line))
+    parts = [f"## {report.title}", *(f"> **Warning:** {' '.join(warning.split())}" for warning in report.warnings)]
+    parts += _head(record)
     for section in _told(report):
         parts += [f"### {section.title}", *section.text]
         for table in section.tables:
-            title = table.title if table.title != section.title else ""
-            parts += [f"**{title}**" if title else "", markdown_text(table), table.note]
+            parts += [
+                f"**{table.title}**" if table.title not in ("", section.title) else "",
+                markdown_text(table),
+                table.note,
+            ]
     parts.append("" if plots_elsewhere else _plots(report))
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -53,13 +58,13 @@ def _draw(record: Record, console: Console, plots_elsewhere: bool) -> None:
     console.print(Text(f"\n{report.title}", "bold"))
     for warning in report.warnings:
         console.print(Text(f"WARNING: {warning}", "bold yellow"))
-    console.print(Text("\n".join(line for line in (_settings(report), machine_text(record)) if line), "dim"))
+    console.print(Text("\n".join(_head(record)), "dim"))
     for section in _told(report):
         console.print(Text(f"\n{section.title}", "bold cyan"))
         for paragraph in section.text:
             console.print(Text(paragraph))
         for table in section.tables:
-            _draw_table(table, console, table.title != section.title)
+            _draw_table(table, console, table.title not in ("", section.title))
     if not plots_elsewhere and _plots(report):
         console.print(Text(f"\n{_plots(report)}", "dim"))
 
@@ -84,7 +89,9 @@ def _rich_table(
     # As Text, for in markup "[ms]" is the name of a style.
     drawn = RichTable(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, GAP - 1, 0, 0))
     for i, width in widths.items():
-        drawn.add_column(Text(header[i]), justify="right" if numeric[i] else "left", vertical="top", width=width)
+        drawn.add_column(
+            Text(header[i]), justify="right" if numeric[i] else "left", vertical="top", width=width, overflow="fold"
+        )
     for row in rows:
         drawn.add_row(*(Text(row[i]) for i in widths))
     return drawn
@@ -101,8 +108,12 @@ def _told(report: Report) -> list[Section]:
     return [section for section in report.sections if section.text or section.tables]
 
 
-def _settings(report: Report) -> str:
-    return ", ".join(f"{name} {cell_text(value)}" for name, value in report.settings.items())
+def _head(record: Record) -> list[str]:
+    """What the numbers depend on: short settings on one line, long ones on lines of their own, the machine."""
+    settings = settings_text(record.report)
+    short = ", ".join(f"{name} {text}" for name, text in settings if len(text) <= LONG)
+    long = [f"{name}: {text}" for name, text in settings if len(text) > LONG]
+    return [line for line in (short, *long, machine_text(record)) if line]
 
 
 def _plots(report: Report) -> str:

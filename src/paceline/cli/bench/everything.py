@@ -18,26 +18,49 @@ def run_all(
     rounds: options.Rounds = 5,
     data: options.Data = None,
     json_file: options.Json = None,
+    csv_file: options.Csv = None,
+    html_file: options.Html = None,
 ) -> None:
-    """Steps, speculation, then the comparison with the peers named by PACELINE_BENCH_* variables: `make bench`."""
+    """Steps, speculation, then the comparison with the peers named by PACELINE_BENCH_* variables: `make bench`.
+
+    Files hold what every command found, one after the other, also when one of them failed.
+    """
+    from paceline.bench.output.csv_file import csv_text
+    from paceline.bench.output.files import write_files
+    from paceline.bench.output.json_file import json_text, records_of
+    from paceline.bench.output.page import page
+
+    common = [*([model] if model else []), *(["--threads", str(threads)] if threads else [])]
+    common += ["--data", str(data)] if data else []
+    values, status = _measure(common, rounds)
+    with options.errors_in_one_line():
+        records, without = records_of(values, "this run")
+        options.say_without_tables(without)
+        write_files(
+            (json_file, lambda: json_text(values)),
+            (csv_file, lambda: csv_text(records)),
+            (html_file, lambda: page(records, "paceline bench all")),
+        )
+    if status:
+        raise typer.Exit(status)
+
+
+def _measure(common: list[str], rounds: int) -> tuple[dict[str, Any], int]:
+    """What each command wrote as JSON, and the worst exit status."""
     import subprocess
     import tempfile
 
-    common = ["--threads", str(threads)] if threads else []
-    common += ["--data", str(data)] if data else []
-    report: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     status = 0
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(prefix="paceline-bench-all-") as folder:
         for name, rounds_of_it in (("step", 3 * rounds), ("spec", max(1, rounds // 2)), ("peers", rounds)):
-            typer.echo(f"\n## paceline bench {name}\n")
-            file = Path(folder) / name
-            command = [sys.executable, "-m", "paceline", "bench", name, *([model] if model else []), *common]
+            typer.echo(f"\n# paceline bench {name}\n")
+            sys.stdout.flush()  # before the lines of the other process
+            file = Path(folder) / f"{name}.json"
+            command = [sys.executable, "-m", "paceline", "bench", name, *common, "--rounds", str(rounds_of_it)]
             # A process of its own: one benchmark's engine must be gone before the next one starts.
-            done = subprocess.run([*command, "--rounds", str(rounds_of_it), "--json", str(file)], check=False)
-            status = max(status, done.returncode)
+            done = subprocess.run([*command, "--json", str(file)], check=False)
+            status = max(status, done.returncode if done.returncode >= 0 else 1)  # less than 0: ended by a signal
             if file.exists():
-                report[name] = json.loads(file.read_text())
-    if json_file is not None:
-        options.write_json(json_file, report)
-    if status:
-        raise typer.Exit(status)
+                values[name] = json.loads(file.read_text(encoding="utf-8"))
+    return values, status

@@ -64,7 +64,8 @@ def tip(plot: Plot, series: Series, index: int) -> str:
     low, high = spread(series, index)
     around = f" ({cell_text(low)} – {cell_text(high)})" if low is not None or high is not None else ""
     place = x if isinstance(x, str) else tick_text(x)
-    return f"{series.name}\n{plot.x_title}: {place}\n{plot.y_title}: {cell_text(float(series.y[index]))}{around}"
+    lines = ((plot.x_title, place), (plot.y_title, f"{cell_text(float(series.y[index]))}{around}"))
+    return "\n".join([series.name, *(f"{title}: {text}" if title else text for title, text in lines)])
 
 
 def line(found: list[Point | None], shape: int) -> str:

@@ -35,7 +35,7 @@ def words(text: str, x: float, y: float, *, class_: str = "", anchor: str = "", 
 
 
 def wrapped(text: str, width: float) -> list[str]:
-    """Lines of at most ``width`` pixels, broken between words; a longer word stays whole."""
+    """Lines of at most ``width`` pixels, broken between words; a longer word stays whole. None of no words."""
     lines: list[str] = []
     for word in text.split():
         joined = f"{lines[-1]} {word}" if lines else word
@@ -43,7 +43,7 @@ def wrapped(text: str, width: float) -> list[str]:
             lines[-1] = joined
         else:
             lines.append(word)
-    return lines or [""]
+    return lines
 
 
 def text_width(text: str) -> float:
