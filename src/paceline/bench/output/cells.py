@@ -11,7 +11,9 @@ from paceline.bench.report import number
 from paceline.bench.sections import Cell, Table
 
 NO_VALUE = "–"
-_LIKE_A_NUMBER = re.compile(r"[<>≤≥~≈+−-]? ?[\d.]+")  # also "0.15 – 0.25" and "3.1 (2.9 – 3.3)"
+_LIKE_A_NUMBER = re.compile(r"[<>≤≥~≈+−-]? ?\.?\d")  # "≤ 4 s", "0.15 – 0.25", "1.3 ms (769 tokens/s)"
+_WORDS = re.compile(r"[^\W\d_]+")
+_UNITS = 3  # words that may stand beside such numbers: more make a sentence
 
 
 def has_value(cell: Cell) -> bool:
@@ -38,8 +40,12 @@ def _is_numeric(table: Table, column: int) -> bool:
     numbers = [cell for cell in cells if not isinstance(cell, str | bool)]
     texts = [cell for cell in cells if isinstance(cell, str)]
     # A first column of text names its row, even when the name begins with a digit.
-    like_numbers = column > 0 and all(_LIKE_A_NUMBER.match(text) for text in texts)
+    like_numbers = column > 0 and all(map(_like_a_number, texts))
     return bool(cells) and (len(numbers) == len(cells) or (like_numbers and len(texts) + len(numbers) == len(cells)))
+
+
+def _like_a_number(text: str) -> bool:
+    return bool(_LIKE_A_NUMBER.match(text)) and len(_WORDS.findall(text)) <= _UNITS
 
 
 def repeated(rows: Sequence[Sequence[Cell]]) -> list[bool]:

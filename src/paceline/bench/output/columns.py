@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.cells import cell_len
 
 GAP = 2  # characters between columns
-NARROW_TEXT = 16  # characters down to which a column of text may be broken between its words
+NARROW_TEXT = 12  # characters down to which a column of text may be broken between its words
 LONGEST_WORD = 28  # characters of a word that is kept whole: paths are longer
 LEADING = 2  # columns of text that name a row, at most, repeated when a table is cut
 
@@ -56,10 +56,10 @@ def _parts(numeric: Sequence[bool], least: Widths, width: int) -> list[list[int]
 
 
 def _widths(part: list[int], wished: Widths, least: Widths, numeric: Sequence[bool], width: int) -> Widths:
-    """The least widths, and what is left over: to columns of text first, then to headers of numbers."""
+    """The least widths, and what is left over: to columns of text first, those that lack least, then to headers."""
     widths = {i: least[i] for i in part}
     spare = width - sum(widths.values()) - GAP * (len(part) - 1)
-    for i in sorted(part, key=lambda i: (numeric[i], i)):
+    for i in sorted(part, key=lambda i: (numeric[i], wished[i] - least[i])):
         more = max(0, min(spare, wished[i] - widths[i]))
         widths[i] += more
         spare -= more

@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterator, Sequence
 
 from paceline.bench.output.cells import has_value
-from paceline.bench.output.record import Record
+from paceline.bench.output.record import Record, settings_text
 from paceline.bench.sections import Cell, Table
 
 
@@ -20,7 +20,7 @@ def csv_text(records: Sequence[Record]) -> str:
 def _blocks(record: Record) -> Iterator[str]:
     report = record.report
     warnings = [f"WARNING: {text}" for text in report.warnings]
-    settings = ", ".join(f"{name} {_raw(value)}" for name, value in report.settings.items())
+    settings = ", ".join(f"{name} {text}" for name, text in settings_text(report))
     head = [report.title, report.command, f"{record.created}, Paceline {record.version}", settings, *warnings]
     yield _comments([line for line in head if line])
     for section in report.sections:

@@ -84,10 +84,17 @@ class _Plot(msgspec.Struct):
     note: str = ""
 
 
+class _Table(msgspec.Struct):
+    title: str
+    columns: list[str]
+    rows: list[list[bool | Cell]]
+    note: str = ""
+
+
 class _Section(msgspec.Struct):
     title: str
     text: list[str] = []
-    tables: list[Table] = []
+    tables: list[_Table] = []
     plots: list[_Plot] = []
 
 
@@ -98,7 +105,7 @@ class _File(msgspec.Struct):
     version: str
     machine: dict[str, Any]
     sections: list[_Section]
-    settings: dict[str, Cell] = {}
+    settings: dict[str, bool | Cell] = {}
     warnings: list[str] = []
 
 
@@ -153,14 +160,15 @@ def from_json(values: Any, source: str) -> Record:
     return Record(report, file.created, file.version, file.machine)
 
 
-def _check_rows(table: Table) -> None:
+def _check_rows(table: _Table) -> None:
     for row in table.rows:
         if len(row) != len(table.columns):
             raise ValueError(f"table {table.title!r} has a row of {len(row)} cells under {len(table.columns)} columns")
 
 
 def _section(section: _Section) -> Section:
-    return Section(section.title, section.text, section.tables, [_plot(plot) for plot in section.plots])
+    tables = [Table(table.title, table.columns, table.rows, table.note) for table in section.tables]
+    return Section(section.title, section.text, tables, [_plot(plot) for plot in section.plots])
 
 
 def _plot(plot: _Plot) -> Plot:

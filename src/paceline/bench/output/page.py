@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -73,14 +74,21 @@ class RecordView:
 
 
 def page(records: Sequence[Record], title: str = "") -> str:
-    """The file's text. Several records stand below each other under ``title``; one has its own."""
+    """The file's text. Several records stand below each other under ``title``, and so does one under another's title;
+    without a title one has its own."""
     classes = iter(series_classes([plot for record in records for plot in _plots(record)]))
-    views = [_record_view(record, f"r{number}", classes) for number, record in enumerate(records, 1)]
-    with_contents = sum(len(view.sections) for view in views) >= CONTENTS_FROM or len(views) > 1
+    same = Counter(record.report.title for record in records)
+    views = [
+        _record_view(record, f"r{number}", classes, with_time=same[record.report.title] > 1)
+        for number, record in enumerate(records, 1)
+    ]
+    grouped = len(views) > 1 or (bool(views) and title not in ("", records[0].report.title))
+    with_contents = sum(len(view.sections) for view in views) >= CONTENTS_FROM or grouped
     style = Markup((_folder() / "page.css").read_text(encoding="utf-8"))
     script = Markup((_folder() / "page.js").read_text(encoding="utf-8"))
     title = title or (records[0].report.title if len(records) == 1 else f"{len(records)} reports")
-    return _template().render(title=title, records=views, with_contents=with_contents, style=style, script=script)
+    told = {"title": title, "records": views, "grouped": grouped, "with_contents": with_contents}
+    return _template().render(**told, style=style, script=script)
 
 
 def _plots(record: Record) -> Iterator[Plot]:
@@ -104,12 +112,13 @@ def _template() -> jinja2.Template:
     return environment.get_template("page.html.jinja")
 
 
-def _record_view(record: Record, anchor: str, classes: Iterator[list[str]]) -> RecordView:
+def _record_view(record: Record, anchor: str, classes: Iterator[list[str]], *, with_time: bool) -> RecordView:
+    """``with_time``: in the title, as another record has the same one."""
     report = record.report
     when = record.created.replace("T", " ").removesuffix("Z")
     return RecordView(
         anchor,
-        report.title,
+        f"{report.title}, {when}" if with_time else report.title,
         report.command,
         f"{when} UTC, Paceline {record.version}",
         machine_text(record),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -43,7 +42,7 @@ def peers_report(comparison: Comparison, command: str, settings: Mapping[str, Ce
     sections = [
         Section(
             "Engines beside each other",
-            [f"Not measured: {reason}." for reason in skipped],
+            [f"Not measured: {'; '.join(skipped)}."] if skipped else [],
             [comparison_table(comparison.metrics, values, engines)],
             comparison_plots(values),
         ),
@@ -132,7 +131,7 @@ def _bars(engine: str, metrics: Sequence[Metric], measurements: Measurements) ->
 
 
 def _commands(comparison: Comparison) -> Table:
-    rows = [[target.name, shlex.join(target.command)] for target in comparison.targets]
+    rows = [[target.name, " ".join(target.command).replace("{port}", "PORT")] for target in comparison.targets]
     return Table("", ("engine", "command"), rows)
 
 

@@ -26,7 +26,7 @@ def run_all(
     Files hold what every command found, one after the other, also when one of them failed.
     """
     from paceline.bench.output.csv_file import csv_text
-    from paceline.bench.output.files import write_files
+    from paceline.bench.output.files import OutputError, write_files
     from paceline.bench.output.json_file import json_text, records_of
     from paceline.bench.output.page import page
 
@@ -38,9 +38,11 @@ def run_all(
         options.say_without_tables(without)
         write_files(
             (json_file, lambda: json_text(values)),
-            (csv_file, lambda: csv_text(records)),
-            (html_file, lambda: page(records, "paceline bench all")),
+            (csv_file if records else None, lambda: csv_text(records)),
+            (html_file if records else None, lambda: page(records, "paceline bench all")),
         )
+        if not records and (csv_file or html_file):
+            raise OutputError("no command told tables or plots, so --csv and --html have nothing to hold")
     if status:
         raise typer.Exit(status)
 

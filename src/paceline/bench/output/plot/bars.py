@@ -12,7 +12,7 @@ from paceline.bench.output.plot.scale import Scale, round_ticks, tick_text
 from paceline.bench.output.plot.svg import element, shortened, text_width, words, wrapped
 from paceline.bench.sections import Plot, Series
 
-THICKEST = 34.0  # pixels
+THICKEST = 46.0  # pixels
 THINNEST = 7.0  # of an upright bar; lying ones have as much room as they need
 LYING = 15.0  # pixels of a lying bar
 

@@ -145,8 +145,8 @@ def mark(point: Point, shape: int) -> str:
 
 def whisker(at: float, low: float | None, high: float | None, *, flat: bool = False) -> str:
     """From the lower to the upper end with a bar across each; ``flat``: along the horizontal axis. An end that is
-    missing is not drawn, nor is a line without both."""
-    if low is None or high is None:
+    missing is not drawn, nor is a line without both, or one that nobody could see."""
+    if low is None or high is None or abs(high - low) < 1:
         return ""
     strokes = [((at, low), (at, high)), ((at - 3, low), (at + 3, low)), ((at - 3, high), (at + 3, high))]
     turned = [tuple(end[::-1] for end in stroke) if flat else stroke for stroke in strokes]

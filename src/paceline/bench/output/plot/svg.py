@@ -10,11 +10,15 @@ TEXT_WIDTH = 6.3  # pixels of a character at the size of tick labels, on average
 def element(tag: str, content: str = "", **attributes: str | float | None) -> str:
     """``content`` is markup already. Names: ``class_`` is class, ``stroke_width`` is stroke-width; None is left out."""
     told = "".join(
-        f' {name.rstrip("_").replace("_", "-")}="{escape(value) if isinstance(value, str) else pixels(value)}"'
+        f' {name.rstrip("_").replace("_", "-")}="{_quoted(value) if isinstance(value, str) else pixels(value)}"'
         for name, value in attributes.items()
         if value is not None
     )
     return f"<{tag}{told}>{content}</{tag}>" if content else f"<{tag}{told}/>"
+
+
+def _quoted(text: str) -> str:
+    return escape(text).replace("\n", "&#10;")  # or readers of XML would make it a space
 
 
 def pixels(value: float) -> str:
