@@ -90,8 +90,7 @@ def test_headers_and_texts_are_broken_before_numbers_and_the_table_stays_in_the_
 def test_a_table_that_is_too_wide_is_cut_into_several_that_name_their_rows() -> None:
     header = ["rate", "engine", *(f"metric{i:02} [ms]" for i in range(12))]
     rows = [["1", "Paceline + drafts", *["1234.5"] * 12]]
-    numeric = [False, False, *[True] * 12]
-    parts = fit(header, rows, numeric, 80)
+    parts = fit(header, rows, [True, False, *[True] * 12], 80)
     assert len(parts) > 1
     assert all(list(part)[:2] == [0, 1] for part in parts)
     assert [i for part in parts for i in list(part)[2:]] == list(range(2, 14))

@@ -9,7 +9,7 @@ from rich.cells import cell_len
 GAP = 2  # characters between columns
 NARROW_TEXT = 12  # characters down to which a column of text may be broken between its words
 LONGEST_WORD = 28  # characters of a word that is kept whole: paths are longer
-LEADING = 2  # columns of text that name a row, at most, repeated when a table is cut
+LEADING = 2  # columns that name a row, at most, repeated when a table is cut
 
 Widths = dict[int, int]
 
@@ -41,8 +41,7 @@ def _longest_word(text: str) -> int:
 
 def _parts(numeric: Sequence[bool], least: Widths, width: int) -> list[list[int]]:
     """Columns of each table: as few tables as possible, filled from the left."""
-    named = next((i for i, is_numeric in enumerate(numeric) if is_numeric), len(numeric))
-    leading = list(range(max(1, min(LEADING, named, len(numeric) - 1))))
+    leading = _leading(numeric)
     if sum(least[i] for i in leading) > width // 2:
         leading = leading[:1]
     parts = [list(leading)]
@@ -53,6 +52,14 @@ def _parts(numeric: Sequence[bool], least: Widths, width: int) -> list[list[int]
             parts.append(wanted)
         parts[-1] = wanted
     return parts
+
+
+def _leading(numeric: Sequence[bool]) -> list[int]:
+    """What names the rows: the first columns of text, with a column of numbers before them (a rate, a length)."""
+    last = 0
+    while last + 1 < min(LEADING, len(numeric) - 1) and not numeric[last + 1]:
+        last += 1
+    return list(range(last + 1))
 
 
 def _widths(part: list[int], wished: Widths, least: Widths, numeric: Sequence[bool], width: int) -> Widths:
