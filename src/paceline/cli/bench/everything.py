@@ -56,8 +56,7 @@ def _measure(common: list[str], rounds: int) -> tuple[dict[str, Any], int]:
     status = 0
     with tempfile.TemporaryDirectory(prefix="paceline-bench-all-") as folder:
         for name, rounds_of_it in (("step", 3 * rounds), ("spec", max(1, rounds // 2)), ("peers", rounds)):
-            typer.echo(f"\n# paceline bench {name}\n")
-            sys.stdout.flush()  # before the lines of the other process
+            typer.echo(f"\npaceline bench {name}:", err=True)
             file = Path(folder) / f"{name}.json"
             command = [sys.executable, "-m", "paceline", "bench", name, *common, "--rounds", str(rounds_of_it)]
             # A process of its own: one benchmark's engine must be gone before the next one starts.
