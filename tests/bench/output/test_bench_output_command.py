@@ -118,12 +118,14 @@ def test_all_makes_one_page_of_what_ran_and_says_what_has_no_tables(
     assert all(command[1:4] == ["tiny", "--threads", "1"] for command in asked)
     assert "step: no tables or plots, only values" in result.output
     assert set(json.loads(paths["json"].read_text())) == {"step", "peers"}
+    for told in ("spec ended with exit status 1", "spec told no values"):
+        assert told in result.output and told in paths["html"].read_text()
     assert "A title &amp; more" in paths["html"].read_text()
     assert "# First: Speeds" in paths["csv"].read_text()
 
 
 def test_all_without_any_tables_still_writes_the_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(everything, "_measure", lambda common, rounds: ({"step": {"seconds": 1}}, 0))
+    monkeypatch.setattr(everything, "_measure", lambda common, rounds: ({"step": {"seconds": 1}}, {"step": 0}))
     values, page = tmp_path / "all.json", tmp_path / "all.html"
     result = CliRunner().invoke(app, ["all", "--json", str(values), "--html", str(page)])
     assert result.exit_code == 2 and "no tables" in result.output

@@ -22,8 +22,8 @@ def parsed(plot: Plot, width: float = 600, height: float = 330) -> tuple[Element
 
 
 def group(svg: Element, series: int) -> Element:
-    (found,) = svg.findall(f"g[@data-s='{series}']")
-    return found
+    """The marks of a series; the text of its values has a group of its own behind them."""
+    return svg.findall(f"g[@data-s='{series}']")[0]
 
 
 def of_class(element: Element, name: str) -> list[Element]:
@@ -204,3 +204,10 @@ def test_text_from_outside_is_no_markup() -> None:
     svg, _ = parsed(Plot("<t>", "<x>", '"&y', [Series("<script>", ["<b>", "c"], [1.0, 2.0])], "bar"))
     assert "<x>" in texts(svg) and "<b>" in texts(svg)
     assert svg.get("aria-label") == "Plot: <t>"
+
+
+def test_values_of_bars_lie_above_limits() -> None:
+    limit = Series("target", ["chat"], [2.1], limit=True)
+    svg, _ = parsed(Plot("t", "set", "AL", [Series("A", ["chat"], [2.0]), limit], "bar"))
+    groups = [(each.get("data-s"), bool(of_class(each, "value"))) for each in svg.findall("g[@data-s]")]
+    assert groups == [("0", False), ("1", False), ("0", True)]  # the script hides both of a series

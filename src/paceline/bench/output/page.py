@@ -73,9 +73,9 @@ class RecordView:
     sections: Sequence[SectionView]
 
 
-def page(records: Sequence[Record], title: str = "") -> str:
+def page(records: Sequence[Record], title: str = "", warnings: Sequence[str] = ()) -> str:
     """The file's text. Several records stand below each other under ``title``, and so does one under another's title;
-    without a title one has its own."""
+    without a title one has its own. ``warnings``: about the page as a whole."""
     classes = iter(series_classes([plot for record in records for plot in _plots(record)]))
     same = Counter(record.report.title for record in records)
     views = [
@@ -87,7 +87,7 @@ def page(records: Sequence[Record], title: str = "") -> str:
     style = Markup((_folder() / "page.css").read_text(encoding="utf-8"))
     script = Markup((_folder() / "page.js").read_text(encoding="utf-8"))
     title = title or (records[0].report.title if len(records) == 1 else f"{len(records)} reports")
-    told = {"title": title, "records": views, "grouped": grouped, "with_contents": with_contents}
+    told = {"title": title, "records": views, "warnings": warnings, "grouped": grouped, "with_contents": with_contents}
     return _template().render(**told, style=style, script=script)
 
 

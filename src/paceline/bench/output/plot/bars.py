@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from paceline.bench.output.cells import cell_text
@@ -11,6 +11,9 @@ from paceline.bench.output.plot.marks import at_or_none, spread, tip, whisker
 from paceline.bench.output.plot.scale import Scale, round_ticks, tick_text
 from paceline.bench.output.plot.svg import element, shortened, text_width, words, wrapped
 from paceline.bench.sections import Plot, Series
+
+#: Bars, and their values as text, which lies above everything else.
+Drawn = tuple[str, str]
 
 THICKEST = 46.0  # pixels
 THINNEST = 7.0  # of an upright bar; lying ones have as much room as they need
@@ -33,9 +36,9 @@ class Bar:
 
 def bar_plot(
     plot: Plot, groups: Sequence[str], y: Scale, size: tuple[float, float], *, upright: bool
-) -> tuple[str, list[str], float]:
-    """Axes, then the marks of each series, and the height that it took. ``groups``: the categories, by which all series
-    name their places. ``upright``: whatever the room (numbers, which are read along an axis)."""
+) -> tuple[str, list[Drawn], float]:
+    """Axes, then the bars and their values of each series, and the height that it took. ``groups``: the categories, by
+    which all series name their places. ``upright``: whatever the room (numbers, which are read along an axis)."""
     bars = max(1, sum(not series.limit for series in plot.series))
     drawn = frame(Names(groups), y, (plot.x_title, plot.y_title), size, room=8)
     assert isinstance(drawn.x, Names)
@@ -44,8 +47,7 @@ def bar_plot(
         return _lying(plot, groups, y, size[0], bars)
     starts = {name: drawn.x.at(name) - thick * bars / 2 for name in groups}
     placed = _placed(plot.series, starts, thick)
-    marks = ["".join(_upright(plot, bar, drawn.y) for bar in each) for each in placed]
-    return drawn.axes, marks, size[1]
+    return drawn.axes, [_joined(_upright(plot, bar, drawn.y) for bar in each) for each in placed], size[1]
 
 
 def _placed(series: Sequence[Series], starts: dict[str, float], thick: float) -> list[list[Bar]]:
@@ -61,13 +63,18 @@ def _placed(series: Sequence[Series], starts: dict[str, float], thick: float) ->
     return placed
 
 
-def _upright(plot: Plot, bar: Bar, y: Scale) -> str:
+def _joined(parts: Iterable[Drawn]) -> Drawn:
+    bars, values = zip(*parts, strict=True) if (parts := list(parts)) else ((), ())
+    return "".join(bars), "".join(values)
+
+
+def _upright(plot: Plot, bar: Bar, y: Scale) -> Drawn:
     value = bar.series.y[bar.index]
     if not y.holds(value):
-        return ""
+        return "", ""
     told, top, foot = tip(plot, bar.series, bar.index), y.at(value), y.at(_foot(y))
     if bar.series.limit:
-        return element("line", x1=bar.start - 3, y1=top, x2=bar.end + 3, y2=top, class_="line", data_t=told)
+        return element("line", x1=bar.start - 3, y1=top, x2=bar.end + 3, y2=top, class_="line", data_t=told), ""
     width = bar.end - bar.start
     box = element(
         "rect", x=bar.start + 0.5, y=min(top, foot), width=width - 1, height=abs(foot - top), class_="bar", data_t=told
@@ -75,10 +82,10 @@ def _upright(plot: Plot, bar: Bar, y: Scale) -> str:
     low, high = (at_or_none(y, end) for end in spread(bar.series, bar.index))
     text = cell_text(float(value))
     shown = words(text, bar.middle, min(top, foot, top if high is None else high) - 4, class_="value", anchor="middle")
-    return box + whisker(bar.middle, low, high) + (shown if text_width(text) * 0.85 <= width + 2 else "")
+    return box + whisker(bar.middle, low, high), shown if text_width(text) * 0.85 <= width + 2 else ""
 
 
-def _lying(plot: Plot, groups: Sequence[str], y: Scale, width: float, bars: int) -> tuple[str, list[str], float]:
+def _lying(plot: Plot, groups: Sequence[str], y: Scale, width: float, bars: int) -> tuple[str, list[Drawn], float]:
     """A line of text for each category, its bars below, and the values' axis at the bottom."""
     room = max(text_width(cell_text(float(value))) for series in plot.series for value in [*series.y, 0.0]) + 6
     along = y.moved(4, width - room)
@@ -94,7 +101,7 @@ def _lying(plot: Plot, groups: Sequence[str], y: Scale, width: float, bars: int)
     titles = wrapped(plot.y_title, width)
     axes += title_lines(titles, width / 2, bottom + 13 + LINE + 2, "middle")
     placed = _placed(plot.series, starts, LYING)
-    marks = ["".join(_flat(plot, bar, along) for bar in each) for each in placed]
+    marks = [_joined(_flat(plot, bar, along) for bar in each) for each in placed]
     return "".join([*axes, *heads]), marks, bottom + 13 + LINE * len(titles) + 8
 
 
@@ -102,20 +109,20 @@ def _anchor(along: Scale, tick: float) -> str:
     return "start" if along.at(tick) - along.start < 8 else "middle"
 
 
-def _flat(plot: Plot, bar: Bar, along: Scale) -> str:
+def _flat(plot: Plot, bar: Bar, along: Scale) -> Drawn:
     value = bar.series.y[bar.index]
     if not along.holds(value):
-        return ""
+        return "", ""
     told, end, foot = tip(plot, bar.series, bar.index), along.at(value), along.at(_foot(along))
     if bar.series.limit:
-        return element("line", x1=end, y1=bar.start - 2, x2=end, y2=bar.end + 2, class_="line", data_t=told)
+        return element("line", x1=end, y1=bar.start - 2, x2=end, y2=bar.end + 2, class_="line", data_t=told), ""
     box = element(
         "rect", x=min(end, foot), y=bar.start, width=abs(end - foot), height=LYING - 2, class_="bar", data_t=told
     )
     low, high = (at_or_none(along, end) for end in spread(bar.series, bar.index))
     beside = max(end, foot, end if high is None else high) + 4
     text = words(cell_text(float(value)), beside, bar.start + LYING - 4, class_="value")
-    return box + whisker(bar.start + LYING / 2 - 1, low, high, flat=True) + text
+    return box + whisker(bar.start + LYING / 2 - 1, low, high, flat=True), text
 
 
 def _foot(scale: Scale) -> float:

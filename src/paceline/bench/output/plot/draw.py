@@ -38,12 +38,16 @@ def draw(plot: Plot, classes: Sequence[str], width: float, height: float) -> Dra
     if plot.kind == "bar":
         names = category_names(plot.series)
         upright = _all_numbers(plot.series)
-        axes, shown, height = bar_plot(_with_names(plot), names, y, (width, height), upright=upright)
+        axes, drawn, height = bar_plot(_with_names(plot), names, y, (width, height), upright=upright)
+        layers = [[bars for bars, _ in drawn], [values for _, values in drawn]]
     else:
         axes, shown = _axes_and_marks(plot, y, (width, height))
+        layers = [shown]
     groups = [
-        element("g", marks_, class_=class_, data_s=str(index)) if marks_ else ""
-        for index, (marks_, class_) in enumerate(zip(shown, classes, strict=True))
+        element("g", content, class_=class_, data_s=str(index))
+        for layer in layers
+        for index, (content, class_) in enumerate(zip(layer, classes, strict=True))
+        if content
     ]
     content = element("g", axes, class_="axes") + "".join(groups)
     box = f"0 0 {pixels(width)} {pixels(height)}"
