@@ -3,29 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Iterator
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-
-Model = Annotated[str, typer.Argument(help="Folder, .gguf file, Hub id or alias. Default: the default model.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="Compute threads. Default: all usable cores.")]
-Rounds = Annotated[int, typer.Option(min=1, help="Rounds; each measures everything once, in turns.")]
-Json = Annotated[Path | None, typer.Option("--json", help="Also write all values to this file.")]
-Csv = Annotated[Path | None, typer.Option("--csv", help="Also write the tables to this file, one below the other.")]
-Html = Annotated[Path | None, typer.Option("--html", help="Also write a report with plots: one self-contained file.")]
-Data = Annotated[
-    Path | None,
-    typer.Option(
-        envvar="PACELINE_BENCH_DATA",
-        exists=True,
-        file_okay=False,
-        help="Folder of JSON lines or text files to take prompts from. Default: generated English.",
-    ),
-]
 
 
 @contextmanager
@@ -40,6 +25,57 @@ def errors_in_one_line() -> Iterator[None]:
         raise typer.Exit(2) from error
 
 
+def writable(context: typer.Context, path: Path | None) -> Path | None:
+    """Refuses a file that cannot be written when the command line is read: not after an hour of measuring."""
+    if path is not None:
+        from paceline.bench.output.files import check_writable
+
+        # Those read before this one: whichever of two comes second is refused.
+        others = [other for other in context.params.values() if isinstance(other, Path) and other == path]
+        with errors_in_one_line():
+            check_writable([*others, path])
+    return path
+
+
+Model = Annotated[str, typer.Argument(help="Folder, .gguf file, Hub id or alias. Default: the default model.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Compute threads. Default: all usable cores.")]
+Rounds = Annotated[int, typer.Option(min=1, help="Rounds; each measures everything once, in turns.")]
+Json = Annotated[
+    Path | None,
+    typer.Option(
+        "--json", callback=writable, help="Also write all values; `paceline bench report` draws pages from it."
+    ),
+]
+Csv = Annotated[
+    Path | None,
+    typer.Option("--csv", callback=writable, help="Also write the tables to this file, one below the other."),
+]
+Html = Annotated[
+    Path | None,
+    typer.Option("--html", callback=writable, help="Also write a page with tables and plots: one file, for a browser."),
+]
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="PACELINE_BENCH_DATA",
+        exists=True,
+        file_okay=False,
+        help="Folder of JSON lines or text files to take prompts from. Default: generated English.",
+    ),
+]
+
+
+def command_line() -> str:
+    """What the user typed, to repeat it."""
+    return shlex.join(["paceline", *sys.argv[1:]])
+
+
+def say_without_tables(names: Sequence[str]) -> None:
+    """Of commands whose JSON holds values alone."""
+    for name in names:
+        typer.echo(f"{name}: no tables or plots, only values in the JSON file", err=True)
+
+
 def event_loop() -> asyncio.AbstractEventLoop:
     """uvloop's where it is installed: the client shares the cores with what it measures."""
     try:
@@ -51,5 +87,9 @@ def event_loop() -> asyncio.AbstractEventLoop:
 
 
 def write_json(path: Path, report: dict[str, Any]) -> None:
-    path.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
-    typer.echo(f"values written to {path}")
+    """Of commands that do not describe their results as a ``Report`` yet."""
+    from paceline.bench.output.files import write_whole
+    from paceline.bench.output.json_file import json_text
+
+    write_whole(path, json_text(report))
+    typer.echo(f"wrote {path}", err=True)
