@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import errno
 import sys
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import click
 import typer
 
 from paceline.cli import adapters
@@ -17,6 +17,13 @@ if TYPE_CHECKING:
     import socket
 
     from paceline.learning.settings import LearnOptions
+
+
+class CacheDtype(Enum):
+    auto = "auto"
+    bf16 = "bf16"
+    f16 = "f16"
+    f32 = "f32"
 
 
 _ENGINE = "Engine"
@@ -64,13 +71,11 @@ def serve(
         int | None, typer.Option(min=1, help="Memory of the KV cache, in MiB.", rich_help_panel=_ENGINE)
     ] = None,
     kv_cache_dtype: Annotated[
-        str,
+        CacheDtype,
         typer.Option(
-            click_type=click.Choice(["auto", "bf16", "f16", "f32"]),
-            help="How keys and values are kept. auto: as attention is fastest on this machine.",
-            rich_help_panel=_ENGINE,
+            help="How keys and values are kept. auto: as attention is fastest on this machine.", rich_help_panel=_ENGINE
         ),
-    ] = "auto",
+    ] = CacheDtype.auto,
     max_running: Annotated[
         int | None, typer.Option(min=1, help="Most sequences computed at once.", rich_help_panel=_ENGINE)
     ] = None,
@@ -167,7 +172,7 @@ def serve(
         threads=threads,
         context_length=context_length,
         kv_cache_bytes=None if kv_cache_mb is None else kv_cache_mb * MIB,
-        kv_cache_dtype=None if kv_cache_dtype == "auto" else kv_cache_dtype,  # type: ignore[arg-type]
+        kv_cache_dtype=None if kv_cache_dtype is CacheDtype.auto else kv_cache_dtype.value,
         max_running=max_running,
         max_queue=max_queue,
         max_rows=max_rows,
