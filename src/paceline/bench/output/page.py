@@ -1,4 +1,4 @@
-"""A report as one HTML file that opens from disk: no network, no other file, readable without its script."""
+"""A report as one HTML file that opens from disk: no network, no other file; tables can be read without its script."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ import jinja2
 from markupsafe import Markup
 
 from paceline.bench.output.cells import cell_text, has_value, repeated, right_aligned
-from paceline.bench.output.plot.draw import draw, series_classes, with_numbers
+from paceline.bench.output.plot_values import colours_of, left_out
+from paceline.bench.output.plots import AREA, figure
 from paceline.bench.output.record import Record, machine_text, settings_text
-from paceline.bench.sections import Cell, Plot, Section, Series, Table
+from paceline.bench.sections import Cell, Plot, Section, Table
 
-WIDE = (600.0, 330.0)  # pixels of a plot
-NARROW = (350.0, 280.0)  # on a telephone, where a smaller picture of the wide one could not be read
 SHORT = 24  # characters of a text that stays on its line
 CONTENTS_FROM = 4  # sections from which a page has a table of contents
 
@@ -42,13 +41,11 @@ class TableView:
 
 @dataclass(frozen=True, slots=True)
 class PlotView:
-    """``legend``: a series' name and the class of its marks. ``rows`` of the grid of plots that it takes."""
+    """``rows`` of the grid of plots that it takes. ``figure``: plotly's JSON, without any "<"; empty for no values."""
 
     title: str
     rows: int
-    wide: Markup
-    narrow: Markup
-    legend: Sequence[tuple[str, str]]
+    figure: Markup
     notes: Sequence[str]
 
 
@@ -76,10 +73,10 @@ class RecordView:
 def page(records: Sequence[Record], title: str = "", warnings: Sequence[str] = ()) -> str:
     """The file's text. Several records stand below each other under ``title``, and so does one under another's title;
     without a title one has its own. ``warnings``: about the page as a whole."""
-    classes = iter(series_classes([plot for record in records for plot in _plots(record)]))
+    colours = iter(colours_of([plot for record in records for plot in _plots(record)]))
     same = Counter(record.report.title for record in records)
     views = [
-        _record_view(record, f"r{number}", classes, with_time=same[record.report.title] > 1)
+        _record_view(record, f"r{number}", colours, with_time=same[record.report.title] > 1)
         for number, record in enumerate(records, 1)
     ]
     grouped = len(views) > 1 or (bool(views) and title not in ("", records[0].report.title))
@@ -88,7 +85,15 @@ def page(records: Sequence[Record], title: str = "", warnings: Sequence[str] = (
     script = Markup((_folder() / "page.js").read_text(encoding="utf-8"))
     title = title or (records[0].report.title if len(records) == 1 else f"{len(records)} reports")
     told = {"title": title, "records": views, "warnings": warnings, "grouped": grouped, "with_contents": with_contents}
-    return _template().render(**told, style=style, script=script)
+    drawn = any(plot.figure for view in views for section in view.sections for plot in section.plots)
+    return _template().render(**told, style=style, script=script, plotly=_plotly() if drawn else "")
+
+
+def _plotly() -> Markup:
+    """plotly.js, whole: the page may be opened without a network."""
+    from plotly.offline import get_plotlyjs
+
+    return Markup(get_plotlyjs())
 
 
 def _plots(record: Record) -> Iterator[Plot]:
@@ -112,7 +117,7 @@ def _template() -> jinja2.Template:
     return environment.get_template("page.html.jinja")
 
 
-def _record_view(record: Record, anchor: str, classes: Iterator[list[str]], *, with_time: bool) -> RecordView:
+def _record_view(record: Record, anchor: str, colours: Iterator[list[str]], *, with_time: bool) -> RecordView:
     """``with_time``: in the title, as another record has the same one."""
     report = record.report
     when = record.created.replace("T", " ").removesuffix("Z")
@@ -124,13 +129,13 @@ def _record_view(record: Record, anchor: str, classes: Iterator[list[str]], *, w
         machine_text(record),
         report.warnings,
         settings_text(report),
-        [_section_view(each, f"{anchor}s{i}", classes) for i, each in enumerate(report.sections, 1)],
+        [_section_view(each, f"{anchor}s{i}", colours) for i, each in enumerate(report.sections, 1)],
     )
 
 
-def _section_view(section: Section, anchor: str, classes: Iterator[list[str]]) -> SectionView:
+def _section_view(section: Section, anchor: str, colours: Iterator[list[str]]) -> SectionView:
     tables = [table_view(table, section.title) for table in section.tables]
-    plots = [plot_view(plot, next(classes)) for plot in section.plots]
+    plots = [plot_view(plot, next(colours)) for plot in section.plots]
     return SectionView(anchor, section.title, section.text, tables, plots)
 
 
@@ -152,33 +157,12 @@ def _cell_view(cell: Cell, number: bool, again: bool) -> CellView:
     return CellView(text, sort, " ".join(kind for kind, told in kinds if told))
 
 
-def plot_view(plot: Plot, classes: Sequence[str]) -> PlotView:
-    """Drawn twice, for a wide and a narrow window."""
-    plot = with_numbers(plot)
-    if not any(has_value(y) for series in plot.series for y in series.y):
-        return PlotView(
-            plot.title, 1, Markup(), Markup(), [], [note for note in ("no values to draw", plot.note) if note]
-        )
-    drawn = draw(plot, classes, *WIDE)
-    narrow = draw(plot, classes, *NARROW)
+def plot_view(plot: Plot, colours: Sequence[str]) -> PlotView:
     notes = [plot.note] if plot.note else []
-    if drawn.left_out:
-        notes.append(f"not on the logarithmic axis: values of zero or less ({drawn.left_out})")
-    rows = max(1, round(drawn.height / WIDE[1] * 0.8))
-    return PlotView(plot.title, rows, Markup(drawn.svg), Markup(narrow.svg), _legend(plot, classes), notes)
-
-
-def _legend(plot: Plot, classes: Sequence[str]) -> list[tuple[str, str]]:
-    """None for a single series whose name the plot's title or axis says already."""
-    if len(plot.series) == 1 and plot.series[0].name in ("", plot.title, plot.y_title):
-        return []
-    return [
-        (series.name, f"{class_} {_shape(plot, series, i)}")
-        for i, (series, class_) in enumerate(zip(plot.series, classes, strict=True))
-    ]
-
-
-def _shape(plot: Plot, series: Series, index: int) -> str:
-    if series.limit:
-        return "line"
-    return "bar" if plot.kind == "bar" else f"{plot.kind} m{index % 4}"
+    drawn = figure(plot, colours)
+    if drawn is None:
+        return PlotView(plot.title, 1, Markup(), ["no values to draw", *notes])
+    if unseen := left_out(plot):
+        notes.append(f"not on the logarithmic axis: values of zero or less ({unseen})")
+    rows = max(1, round(drawn.layout.meta["area"] / AREA * 0.8))
+    return PlotView(plot.title, rows, Markup(drawn.to_json().replace("<", "\\u003c")), notes)

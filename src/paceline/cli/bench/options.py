@@ -37,6 +37,16 @@ def writable(context: typer.Context, path: Path | None) -> Path | None:
     return path
 
 
+def page_writable(context: typer.Context, path: Path | None) -> Path | None:
+    """Of a page, which plotly draws: refuses it without, too."""
+    from importlib.util import find_spec
+
+    if path is not None and find_spec("plotly") is None:
+        typer.echo('Error: --html needs plotly: pip install "paceline[bench]"', err=True)
+        raise typer.Exit(2)
+    return writable(context, path)
+
+
 Model = Annotated[str, typer.Argument(help="Folder, .gguf file, Hub id or alias. Default: the default model.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Compute threads. Default: all usable cores.")]
 Rounds = Annotated[int, typer.Option(min=1, help="Rounds; each measures everything once, in turns.")]
@@ -52,7 +62,9 @@ Csv = Annotated[
 ]
 Html = Annotated[
     Path | None,
-    typer.Option("--html", callback=writable, help="Also write a page with tables and plots: one file, for a browser."),
+    typer.Option(
+        "--html", callback=page_writable, help="Also write a page with tables and plots: one file, for a browser."
+    ),
 ]
 Data = Annotated[
     Path | None,

@@ -1,42 +1,4 @@
 "use strict";
-// Values under the pointer: the mark of the plot that lies nearest.
-const tip = document.getElementById("tip");
-for (const svg of document.querySelectorAll("figure svg")) {
-  const marks = [...svg.querySelectorAll("[data-t]")];
-  let near = null;
-  const leave = () => { near?.classList.remove("near"); near = null; tip.hidden = true; };
-  svg.addEventListener("pointerleave", leave);
-  const point = event => {
-    const frame = svg.getBoundingClientRect(), scale = svg.viewBox.baseVal.width / frame.width;
-    const x = (event.clientX - frame.left) * scale, y = (event.clientY - frame.top) * scale;
-    let best = null, least = 40;
-    for (const mark of marks) {
-      if (mark.parentNode.classList.contains("off")) continue;
-      const box = mark.box ??= mark.getBBox();
-      const distance = Math.hypot(Math.max(box.x - x, 0, x - box.x - box.width), Math.max(box.y - y, 0, y - box.y - box.height));
-      if (distance < least) { best = mark; least = distance; }
-    }
-    if (best === null) { leave(); return; }
-    if (best !== near) { near?.classList.remove("near"); near = best; near.classList.add("near"); }
-    tip.textContent = best.dataset.t;
-    tip.hidden = false;
-    const beside = event.clientX + 14, above = event.clientY - tip.offsetHeight - 12;
-    tip.style.left = Math.max(4, Math.min(beside, innerWidth - tip.offsetWidth - 8)) + "px";
-    tip.style.top = (above < 4 ? event.clientY + 18 : above) + "px";
-  };
-  svg.addEventListener("pointermove", point);
-  svg.addEventListener("pointerdown", point);
-}
-// A series is hidden and shown again by its name in the legend.
-for (const button of document.querySelectorAll(".legend button")) {
-  button.addEventListener("click", () => {
-    const shown = button.getAttribute("aria-pressed") === "false";
-    button.setAttribute("aria-pressed", String(shown));
-    for (const group of button.closest("figure").querySelectorAll(`g[data-s="${button.dataset.s}"]`)) {
-      group.classList.toggle("off", !shown);
-    }
-  });
-}
 // Tables are sorted by a click on a column's title; the third click brings back the first order.
 for (const table of document.querySelectorAll("table")) {
   const body = table.tBodies[0], order = [...body.rows], titles = [...table.tHead.rows[0].cells];
@@ -61,3 +23,51 @@ function compare(first, second, column, sign) {
   const difference = Number.isNaN(Number(a)) || Number.isNaN(Number(b)) ? a.localeCompare(b, undefined, { numeric: true }) : a - b;
   return sign * difference;
 }
+// Plots are drawn in the page's own colours and as wide as the page lets them be.
+const PAPER = 330;  // pixels of a plot on paper: two beside each other
+const dark = matchMedia("(prefers-color-scheme: dark)");
+const plots = [...document.querySelectorAll(".plot")].map(place => {
+  place.replaceChildren();
+  return { place, figure: JSON.parse(place.nextElementSibling.textContent) };
+});
+const settings = {
+  displaylogo: false,
+  modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]],  // none that would ask a server
+};
+function coloured(value, style) {
+  if (typeof value === "string") return value.startsWith("var(--") ? style.getPropertyValue(value.slice(4, -1)).trim() : value;
+  if (Array.isArray(value)) return value.map(each => coloured(each, style));
+  if (value === null || typeof value !== "object") return value;
+  return Object.fromEntries(Object.entries(value).map(([name, each]) => [name, coloured(each, style)]));
+}
+async function draw({ place, figure }, width) {
+  const { data, layout } = coloured(figure, getComputedStyle(document.documentElement));
+  layout.width = width ?? place.clientWidth;
+  layout.font.family = layout.hoverlabel.font.family = getComputedStyle(document.body).fontFamily;
+  if (matchMedia("(pointer: coarse)").matches) layout.dragmode = false;  // a finger moves the page
+  await Plotly.react(place, data, layout, settings);
+  // The legend and long names take their room from between the axes: it is given back. A legend takes at most half of
+  // a plot, so it may then take more.
+  for (let tries = 0, missing = Infinity; tries < 4 && Math.abs(missing) > 1; tries++) {
+    missing = layout.meta.area - place.querySelector(".nsewdrag").getBBox().height;
+    layout.height = Math.round(layout.height + missing);
+    await Plotly.relayout(place, { height: layout.height });
+  }
+}
+async function drawAll() {
+  for (const plot of plots) {
+    await draw(plot);
+    await new Promise(done => setTimeout(done));  // texts and tables are there meanwhile
+  }
+}
+addEventListener("resize", drawAll);
+dark.addEventListener("change", drawAll);
+addEventListener("beforeprint", () => {
+  document.documentElement.classList.add("paper");
+  plots.forEach(plot => draw(plot, PAPER));
+});
+addEventListener("afterprint", () => {
+  document.documentElement.classList.remove("paper");
+  drawAll();
+});
+drawAll();
