@@ -54,6 +54,11 @@ def test_points_and_bars_have_error_bars() -> None:
         assert trace["error_y"]["symmetric"] is False
 
 
+def test_a_spread_that_nobody_could_see_has_no_error_bar() -> None:
+    told = drawn(Plot("t", "x", "y", [Series("A", ["a", "b"], [1.0, 2.0], [1.0, 1.5], [1.0, 2.5])], "bar"))
+    assert told["data"][0]["error_y"]["array"] == [None, 0.5]
+
+
 def test_limits_are_dashed_without_marks_and_one_value_holds_everywhere() -> None:
     limits = [Series("roof", [1, 10], [1, 10], limit=True), Series("target", [5], [3.0], limit=True)]
     told = drawn(Plot("t", "x", "y", [*limits, Series("A", [2, 8], [0.5, 5])]))

@@ -87,7 +87,9 @@ def _whiskers(points: Points, colour: str, without: set[int]) -> Attributes:
     above: list[Value] = [None] * len(points.y)
     below: list[Value] = [None] * len(points.y)
     for index, (y, low, high) in enumerate(zip(points.y, points.low, points.high, strict=True)):
-        if y is not None and low is not None and high is not None and index not in without:
+        if index in without or low == high:  # nothing there, or nothing to see
+            continue
+        if y is not None and low is not None and high is not None:
             above[index], below[index] = high - y, y - low
     if all(end is None for end in above):
         return {}
@@ -187,7 +189,7 @@ def _layout(plot: Plot, points: Sequence[Points], names: Mapping[str, float], *,
     values = [v for own in points for ends in (own.y, own.low, own.high) for v in ends if v is not None]
     places = _axis(plot.x_title, 40 if lying else 60, log=plot.log_x and not names) | {"zeroline": False}
     if names:
-        ticks = [shown(name, NAME_LETTERS if lying else 16) for name in names]
+        ticks = [shown(name, NAME_LETTERS if lying else max(16, 50 // len(names))) for name in names]
         ends = (-0.5, len(names) - 0.5)
         places |= {"tickvals": list(names.values()), "ticktext": ticks, "showgrid": False}
         places["range"] = ends[::-1] if lying else ends

@@ -54,15 +54,23 @@ async function draw({ place, figure }, width) {
     await Plotly.relayout(place, { height: layout.height });
   }
 }
+let turn = 0, width = innerWidth;
 async function drawAll() {
+  const own = ++turn;
   for (const plot of plots) {
+    if (own !== turn) return;  // a later one draws in another size or other colours
     await draw(plot);
     await new Promise(done => setTimeout(done));  // texts and tables are there meanwhile
   }
 }
-addEventListener("resize", drawAll);
+addEventListener("resize", () => {
+  if (innerWidth === width) return;  // a telephone's bars come and go
+  width = innerWidth;
+  drawAll();
+});
 dark.addEventListener("change", drawAll);
 addEventListener("beforeprint", () => {
+  turn++;
   document.documentElement.classList.add("paper");
   plots.forEach(plot => draw(plot, PAPER));
 });
