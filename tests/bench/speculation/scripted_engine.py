@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from paceline.bench.speculation.closed_loop import Message, Planned, Turn
+from paceline.bench.speculation.closed_loop import Message, Planned
+from paceline.bench.speculation.turns import Turn
 from paceline.bench.speculation.workloads import Conversation
 from paceline.engine.messages import EngineStats, Request, SequenceDelta, StepReport, StepSpeculation
 from paceline.speculation.reliability import ReliabilityBin

@@ -8,7 +8,8 @@ import pytest
 from scripted_engine import LetterPrompter, ScriptedEngine, plan
 
 from paceline.bench.speculation import closed_loop
-from paceline.bench.speculation.closed_loop import ClosedLoop, Pass, Planned
+from paceline.bench.speculation.closed_loop import ClosedLoop, Planned
+from paceline.bench.speculation.turns import Pass
 from paceline.engine.messages import SequenceDelta, StepReport
 from paceline.errors import PacelineError
 

@@ -11,11 +11,12 @@ from scripted_engine import plan, turn
 
 from paceline.bench.speculation import goals, report
 from paceline.bench.speculation.calibration import Calibration
-from paceline.bench.speculation.closed_loop import COUNTERS, Pass, Planned, Turn
+from paceline.bench.speculation.closed_loop import Planned
 from paceline.bench.speculation.goals import judge_all
 from paceline.bench.speculation.measurement import Measurement, spec_bench_lines
 from paceline.bench.speculation.published import CATEGORIES, SPEC_BENCH
 from paceline.bench.speculation.records import measurement_json
+from paceline.bench.speculation.turns import COUNTERS, Pass, Turn
 from paceline.speculation.reliability import ReliabilityBin
 
 

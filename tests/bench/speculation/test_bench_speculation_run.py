@@ -15,8 +15,9 @@ from typer.testing import CliRunner
 from paceline.bench.noise import NoiseGuard
 from paceline.bench.prompts import DataError
 from paceline.bench.speculation import run as run_module
-from paceline.bench.speculation.closed_loop import Pass, Planned
+from paceline.bench.speculation.closed_loop import Planned
 from paceline.bench.speculation.run import EngineSession, Settings, SpeculationBench
+from paceline.bench.speculation.turns import Pass
 from paceline.bench.speculation.workloads import NAMED, Conversation, Workload
 from paceline.cli.bench import app
 from paceline.engine.options import EngineOptions

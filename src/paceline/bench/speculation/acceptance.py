@@ -6,11 +6,11 @@ token comes of no verification: values "with prefill" count it as one more step 
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from paceline.bench.speculation.closed_loop import Turn
+from paceline.bench.speculation.turns import Turn
 
 
 @dataclass(slots=True)
@@ -24,17 +24,23 @@ class Acceptance:
     _requests: list[float] = field(default_factory=list)
     _requests_with_prefill: list[float] = field(default_factory=list)
     _prefill_tokens: int = 0
+    _prefills: int = 0
 
-    def add(self, turn: Turn) -> None:
-        steps = len(turn.lengths)
-        self.lengths.update(turn.lengths)
-        self.drafted.update(turn.drafted)
-        self.accepted.update(turn.accepted)
-        self.drafted_steps += turn.drafted_steps
-        self._prefill_tokens += turn.prefill_tokens
-        self._requests_with_prefill.append(len(turn.token_ids) / (steps + 1))
+    def add(self, *turns: Turn) -> None:
+        """Counts a request: one turn or, as SPEED-Bench's tools have it, all turns of a conversation together."""
+        for turn in turns:
+            self.lengths.update(turn.lengths)
+            self.drafted.update(turn.drafted)
+            self.accepted.update(turn.accepted)
+            self.drafted_steps += turn.drafted_steps
+            self._prefill_tokens += turn.prefill_tokens
+        self._prefills += len(turns)
+        steps = sum(len(turn.lengths) for turn in turns)
+        emitted = sum(sum(turn.lengths) for turn in turns)
+        prefill_tokens = sum(turn.prefill_tokens for turn in turns)
+        self._requests_with_prefill.append((emitted + prefill_tokens) / (steps + len(turns)))
         if steps:
-            self._requests.append(sum(turn.lengths) / steps)
+            self._requests.append(emitted / steps)
 
     @property
     def steps(self) -> int:
@@ -56,8 +62,8 @@ class Acceptance:
 
     @property
     def micro_with_prefill(self) -> float:
-        requests = len(self._requests_with_prefill)
-        return (self._emitted + self._prefill_tokens) / (self.steps + requests) if requests else 1.0
+        steps = self.steps + self._prefills
+        return (self._emitted + self._prefill_tokens) / steps if steps else 1.0
 
     @property
     def joint(self) -> list[float]:
@@ -85,11 +91,24 @@ class Acceptance:
 
 
 def acceptance(turns: Iterable[Turn]) -> Acceptance:
-    """The counts of all these requests."""
+    """The counts of all these requests, a turn being one."""
     result = Acceptance()
     for turn in turns:
-        if turn.token_ids:
+        if turn.tokens:
             result.add(turn)
+    return result
+
+
+def acceptance_of_conversations(passes: Iterable[Mapping[tuple[int, int], Turn]]) -> Acceptance:
+    """The counts of all conversations of all passes (turns by (conversation, turn)), a conversation being a request."""
+    result = Acceptance()
+    for turns in passes:
+        requests: dict[int, list[Turn]] = defaultdict(list)
+        for (index, _), turn in turns.items():
+            if turn.tokens:
+                requests[index].append(turn)
+        for request in requests.values():
+            result.add(*request)
     return result
 
 

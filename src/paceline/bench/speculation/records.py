@@ -8,9 +8,9 @@ from typing import Any
 
 from paceline.bench.report import summary_json
 from paceline.bench.speculation.acceptance import acceptance
-from paceline.bench.speculation.closed_loop import Pass
 from paceline.bench.speculation.goals import Verdict
 from paceline.bench.speculation.measurement import Measurement, spec_bench_lines
+from paceline.bench.speculation.turns import Pass
 from paceline.bench.statistics import Summary
 
 
@@ -76,8 +76,8 @@ def pass_json(passed: Pass) -> dict[str, Any]:
             "conversation": index,
             "turn": turn_number,
             "prompt_tokens": turn.prompt_tokens,
-            "tokens": len(turn.token_ids),
-            "ttft": turn.first - turn.sent,
+            "tokens": turn.tokens,
+            "ttft": turn.ttft,
             "seconds": turn.seconds,
             "user_rate": turn.user_rate,
             "steps": len(turn.lengths),
