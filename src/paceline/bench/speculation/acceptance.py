@@ -10,12 +10,14 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from paceline.bench.speculation.step_counts import StepCounts
 from paceline.bench.speculation.turns import Turn
 
 
 @dataclass(slots=True)
 class Acceptance:
-    """Counts over requests. ``lengths``: number of steps by L."""
+    """Counts over requests. ``lengths``: number of steps by L. ``sums_only``: from a server's counters; then there are
+    no means over requests, and none with the prefills."""
 
     lengths: Counter[int] = field(default_factory=Counter)
     drafted: Counter[str] = field(default_factory=Counter)
@@ -25,6 +27,7 @@ class Acceptance:
     _requests_with_prefill: list[float] = field(default_factory=list)
     _prefill_tokens: int = 0
     _prefills: int = 0
+    sums_only: bool = False
 
     def add(self, *turns: Turn) -> None:
         """Counts a request: one turn or, as SPEED-Bench's tools have it, all turns of a conversation together."""
@@ -42,6 +45,14 @@ class Acceptance:
         if steps:
             self._requests.append(emitted / steps)
 
+    def add_counts(self, counts: StepCounts) -> None:
+        """Counts what a server's counters tell, which know nothing of single requests nor of steps without a draft."""
+        self.sums_only = True
+        self.lengths.update(counts.lengths)
+        self.drafted["server"] += counts.drafted
+        self.accepted["server"] += counts.accepted
+        self.drafted_steps += counts.drafts
+
     @property
     def steps(self) -> int:
         return self.lengths.total()
@@ -53,7 +64,10 @@ class Acceptance:
 
     @property
     def micro(self) -> float:
-        """Mean L of all steps pooled: Spec-Bench's mean accepted tokens, 1.0 for plain decoding."""
+        """Mean L of all steps pooled: Spec-Bench's mean accepted tokens, 1.0 for plain decoding. From a server's sums,
+        1 + accepted / drafts."""
+        if self.sums_only:
+            return 1 + self.accepted.total() / self.drafted_steps if self.drafted_steps else 1.0
         return self._emitted / self.steps if self.steps else 1.0
 
     @property

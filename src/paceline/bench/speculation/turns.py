@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+from paceline.bench.speculation.step_counts import StepCounts
 from paceline.engine.messages import SequenceDelta
 
 COUNTERS = (
@@ -36,6 +37,7 @@ class Turn:
     time_without: float = 0.0  # and what the engine believes they would have taken without drafts
     counted: int = 0
     text: str = ""
+    chunks: int = 0  # of the stream, from the first one with text
 
     def take(self, delta: SequenceDelta, now: float) -> None:
         """Notes what one step brought."""
@@ -85,8 +87,11 @@ class Turn:
 class Pass:
     """One run through the prompts. ``turns`` by (conversation, turn); ``counters``: what the engine counted in it.
 
-    ``full_seconds``, ``full_tokens``: the part in which all places were taken. ``cut_short``: conversations whose next
-    turn no longer fitted the context. ``problems``: what a server told that cannot be, one line each.
+    ``full_seconds``, ``full_tokens``: the part in which all places were taken. ``cached_tokens``: of prompts, that a
+    server had in its prefix cache. ``cut_short``: conversations whose next
+    turn no longer fitted the context. ``problems``: what a server told that cannot be, one line each;
+    ``notes``: what of it is worth knowing. ``counted``: where a server tells no request's steps, what its counters said
+    of each category.
     """
 
     speculative: bool
@@ -96,7 +101,10 @@ class Pass:
     full_seconds: float = 0.0
     full_tokens: int = 0
     cut_short: int = 0
+    cached_tokens: int = 0
     problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    counted: dict[str, StepCounts] = field(default_factory=dict)
 
     @property
     def tokens(self) -> int:

@@ -19,7 +19,7 @@ from paceline.bench.speculation.workloads import NAMED, Conversation, Load, by_t
 
 CATEGORIES = ("coding", "humanities", "math", "multilingual", "qa", "rag", "reasoning", "roleplay", "stem",
               "summarization", "writing")  # fmt: skip
-MOST_CANDIDATES = 600  # a category; embedding and choosing grow with them
+MOST_CANDIDATES = 400  # a category; on two cores all categories are embedded in some minutes
 MOST_CHARACTERS = 20_000  # of all that the user says, about 5000 tokens: a context of 8k has room for an answer
 PERSONA_TURNS = 3
 
@@ -117,7 +117,7 @@ _BAMBOO = "bamboo/{}.jsonl.gz"
 
 SOURCES: tuple[Source, ...] = (
     *(
-        Source(category, f"mt_bench {category}", _MT, by_topic, is_of(category))
+        Source(category, "mt_bench", _MT, by_topic, is_of(category))
         for category in ("coding", "humanities", "math", "reasoning", "roleplay", "stem", "writing")
     ),
     named("coding", "human_eval"),
@@ -127,13 +127,13 @@ SOURCES: tuple[Source, ...] = (
     ),
     named("coding", "mbpp"),
     named("coding", "edit"),
-    Source("coding", "arena_hard_v2 coding", _ARENA, by_subcategory, is_of("coding")),
+    Source("coding", "arena_hard_v2", _ARENA, by_subcategory, is_of("coding")),
     named("humanities", "mt_bench_101", _HUMANITIES),
     named("math", "gsm8k"),
     named("math", "math500"),
     named("math", "math"),
     named("math", "aime24"),
-    Source("math", "arena_hard_v2 math", _ARENA, by_subcategory, both(is_of("math"), without(another_script))),
+    Source("math", "arena_hard_v2", _ARENA, by_subcategory, both(is_of("math"), without(another_script))),
     named("multilingual", "translation"),
     Source("multilingual", "arena_hard_v2", _ARENA, by_subcategory, another_script),
     named("multilingual", "writing_bench", another_script),
@@ -162,7 +162,7 @@ SOURCES: tuple[Source, ...] = (
     named("writing", "writing_bench", without(another_script)),
     Source(
         "writing",
-        "arena_hard_v2 creative",
+        "arena_hard_v2",
         _ARENA,
         by_subcategory,
         both(is_of("creative_writing"), both(without(_ROLES), without(another_script))),
@@ -192,7 +192,7 @@ def read_candidates(data: Path, seed: int, sources: Sequence[Source] = SOURCES) 
     for source in sources:
         if source.file not in missing:
             those = list(_of(source, data / source.file, seen))
-            random.Random(f"{seed} {source.name}").shuffle(those)
+            random.Random(f"{seed} {source.category} {source.name}").shuffle(those)
             found[source.category].append(those)
     if not any(map(any, found.values())):
         raise DataError(f"{data} has none of the files that the qualitative split is built from ({missing[0]}, ...)")
@@ -213,10 +213,11 @@ def _of(source: Source, path: Path, seen: set[tuple[str, ...]]) -> Iterator[Conv
         fits = sum(map(len, one.turns)) <= MOST_CHARACTERS and all(text.strip() for text in one.turns)
         if fits and one.turns not in seen and source.keep(one):
             seen.add(one.turns)
-            yield replace(one, key=f"{source.name}:{one.key}", category=source.category)
+            yield replace(one, key=f"{source.category}/{source.name}:{one.key}", category=source.category)
 
 
 def restricted(keys: Sequence[str], sources: Sequence[Source] = SOURCES) -> list[str]:
     """The sources with restricted terms that chosen prompts (their ``keys``) come from, with the reason."""
     used = {key.rpartition(":")[0] for key in keys}
-    return sorted({f"{source.name} ({source.terms})" for source in sources if source.terms and source.name in used})
+    limited = [source for source in sources if source.terms and f"{source.category}/{source.name}" in used]
+    return sorted({f"{source.name} ({source.terms})" for source in limited})

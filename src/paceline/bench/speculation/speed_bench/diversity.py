@@ -1,7 +1,7 @@
 """Choosing prompts that differ: the least summed cosine similarity over all pairs, as SPEED-Bench's qualitative split.
 
-The exact minimum is NP-hard; greedy selection is followed by swaps of one chosen against one other candidate until no
-swap improves the sum.
+The exact minimum is NP-hard; greedy selection from several starts is followed by swaps of one chosen against one other
+candidate until no swap improves the sum, and the best result counts.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 Vectors = npt.NDArray[np.float32]
 
+STARTS = 16
 MOST_SWAPS = 10_000
 IMPROVES = 1e-6  # less than this is rounding
 
@@ -27,26 +28,36 @@ def choose_diverse(vectors: Vectors, count: int) -> list[int]:
     ``vectors`` [candidates, dimensions] have unit length. Deterministic: of equal candidates the first is taken.
     """
     similarity = vectors.astype(np.float64) @ vectors.T.astype(np.float64)
+    everything = list(range(len(vectors)))
     if count >= len(vectors):
-        return _in_greedy_order(similarity, list(range(len(vectors))))
-    chosen = _improved(similarity, _greedy(similarity, list(range(len(vectors))), count))
-    return _in_greedy_order(similarity, sorted(chosen))
+        return _greedy(similarity, everything, count)
+    starts = [None, *everything[:: max(1, len(vectors) // STARTS)]]
+    found = [_improved(similarity, _greedy(similarity, everything, count, start)) for start in starts]
+    best = min(found, key=lambda chosen: round(summed_similarity(vectors, chosen) / IMPROVES))
+    return _greedy(similarity, best, count)
 
 
-def _greedy(similarity: npt.NDArray[np.float64], candidates: list[int], count: int) -> list[int]:
-    """Begins with the least similar pair and adds whichever candidate is least similar to those that are there."""
+def _greedy(
+    similarity: npt.NDArray[np.float64], candidates: list[int], count: int, start: int | None = None
+) -> list[int]:
+    """Begins with ``start`` (None: the least similar pair) and adds whichever candidate is least similar to those that
+    are there."""
     if count <= 0 or not candidates:
         return []
-    among = similarity[np.ix_(candidates, candidates)].copy()
-    np.fill_diagonal(among, np.inf)
-    first, second = np.unravel_index(int(among.argmin()), among.shape) if len(candidates) > 1 else (0, 0)
-    order = list(dict.fromkeys((int(first), int(second))))[:count]
-    sums = similarity[np.ix_(candidates, candidates)][:, order].sum(axis=1)
-    while len(order) < count:
+    among = similarity[np.ix_(candidates, candidates)]
+    if start is not None:
+        order = [candidates.index(start)]
+    elif len(candidates) > 1:
+        pairs = among.copy()
+        np.fill_diagonal(pairs, np.inf)
+        order = [int(i) for i in np.unravel_index(int(pairs.argmin()), pairs.shape)][:count]
+    else:
+        order = [0]
+    sums = among[:, order].sum(axis=1)
+    while len(order) < min(count, len(candidates)):
         sums[order] = np.inf
-        best = int(sums.argmin())
-        order.append(best)
-        sums += similarity[candidates, candidates[best]]
+        order.append(int(sums.argmin()))
+        sums += among[:, order[-1]]
     return [candidates[i] for i in order]
 
 
@@ -68,7 +79,3 @@ def _improved(similarity: npt.NDArray[np.float64], chosen: list[int]) -> list[in
         inside[goes] = outside[comes]
         inside.sort()
     return [int(i) for i in inside]
-
-
-def _in_greedy_order(similarity: npt.NDArray[np.float64], chosen: list[int]) -> list[int]:
-    return _greedy(similarity, chosen, len(chosen))

