@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from paceline.bench.speculation.closed_loop import Planned
@@ -64,18 +65,16 @@ class ServerRunner:
 
     def run(self, planned: Sequence[Planned], point: Point, speculative: bool) -> Pass:
         passed = Pass(speculative)
-        asyncio.Runner(loop_factory=self._new_loop).run(self._run(list(enumerate(planned)), point, passed))
+        with asyncio.Runner(loop_factory=self._new_loop) as runner:
+            runner.run(self._run(list(enumerate(planned)), point, passed))
         return passed
 
     async def _run(self, planned: Sequence[Indexed], point: Point, passed: Pass) -> None:
         server = self.server if passed.speculative or self.without is None else self.without
         wish = wishes(server, point, passed.speculative)
-        await asyncio.gather(
-            *(
-                server.answer([{"role": "user", "content": passage(9_000 + i, 3)}], WARM_TOKENS, 0.0, i, wish)
-                for i in range(WARM_UPS)
-            )
-        )
+        warm = [Planned(Conversation(f"warm-up {i}", "", (passage(9_000 + i, 3),)), []) for i in range(WARM_UPS)]
+        first = replace(point, concurrency=WARM_UPS, max_tokens=min(WARM_TOKENS, point.max_tokens))
+        await Conversations(server, first, wish, Pass(passed.speculative), {}).run(list(enumerate(warm)))
         talks = Conversations(server, point, wish, passed, self._openings)
         before = await asyncio.to_thread(server.step_counts) if passed.speculative else None
         if before is not None and not server.paceline:

@@ -81,6 +81,8 @@ def fingerprint(candidates: Candidates, embedder: str, count: int) -> str:
 
 
 def _chosen(name: str, those: Sequence[Conversation], embedder: Embedder, count: int, say: Say) -> list[str]:
+    if not those:
+        return []
     last = time.monotonic()
 
     def show(done: int) -> None:
@@ -90,7 +92,7 @@ def _chosen(name: str, those: Sequence[Conversation], embedder: Embedder, count:
             say(f"choosing prompts, {name}: {done} of {len(those)} texts embedded")
 
     vectors = embedder.embed(["\n".join(one.turns) for one in those], show)
-    chosen = choose_diverse(vectors, count) if those else []
+    chosen = choose_diverse(vectors, count)
     say(f"chose {len(chosen)} of {len(those)} prompts for {name}")
     return [those[i].key for i in chosen]
 
