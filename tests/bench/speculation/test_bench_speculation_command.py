@@ -146,7 +146,8 @@ def test_several_points_at_a_server_that_remembers_are_noted(data: Path) -> None
         options = ["--method", "speed-bench", "--quick", "--split", "qualitative", "--data", data]
         result = invoke("--url", url, *options, "--draft-length", "1,2")
     assert result.exit_code == 0, result.output
-    assert "asked the same prompts with drafts more than once" in result.output
+    assert "points marked as asked before follow others" in result.output
+    assert "| 2 (asked before)" in result.output and "| 1 (asked before)" not in result.output
 
 
 def test_a_server_that_miscounts_makes_the_exit_status_one(data: Path) -> None:

@@ -16,6 +16,7 @@ class EngineRunner:
     """Before each pass the engine forgets its drafters' texts, its controller's experience and its prefix cache."""
 
     baseline = True
+    remembers = False
 
     def __init__(self, session: EngineSession, adapter: str | None = None) -> None:
         self.session = session

@@ -127,6 +127,7 @@ def outcome_json(outcome: Outcome) -> dict[str, Any]:
     record: dict[str, Any] = {
         "split": outcome.split,
         **asdict(outcome.point),
+        "asked_before": outcome.asked_before,
         "prompts": len(outcome.planned),
         "keys": [one.conversation.key for one in outcome.planned],
         "acceptance": counts_json(outcome.acceptance()),

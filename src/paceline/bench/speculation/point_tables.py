@@ -29,7 +29,9 @@ TIME_COLUMNS = (
 def where(outcome: Outcome) -> list[Cell]:
     """The first four columns."""
     point = outcome.point
-    length = "as decided" if point.draft_length is None else point.draft_length
+    length: Cell = "as decided" if point.draft_length is None else point.draft_length
+    if outcome.asked_before:
+        length = f"{length} (asked before)"
     return [outcome.split, point.concurrency, f"{point.temperature:g}", length]
 
 

@@ -48,6 +48,11 @@ class Runner(Protocol):
         """Whether it can be asked to do without drafts."""
         ...
 
+    @property
+    def remembers(self) -> bool:
+        """Whether its drafters may know the answers of an earlier pass."""
+        ...
+
     def run(self, planned: Sequence[Planned], point: Point, speculative: bool) -> Pass:
         """All conversations once, ``point.concurrency`` of them at a time; it has forgotten what it can forget."""
         ...
@@ -55,13 +60,15 @@ class Runner(Protocol):
 
 @dataclass(slots=True)
 class Outcome:
-    """One split at one point. ``off`` is empty where there was nobody to answer without drafts."""
+    """One split at one point. ``off`` is empty where there was nobody to answer without drafts. ``asked_before``: the
+    same prompts had been asked with drafts, of somebody who remembers answers: drafts may be copies of them."""
 
     split: str
     point: Point
     planned: Sequence[Planned]
     off: list[Pass] = field(default_factory=list)
     on: list[Pass] = field(default_factory=list)
+    asked_before: bool = False
 
     @property
     def measurement(self) -> Measurement | None:
@@ -130,6 +137,9 @@ class PointBench:
     def _measure(self, split: str, planned: Sequence[Planned], points: Sequence[Point]) -> None:
         off: list[Pass] = []
         outcomes = [Outcome(split, point, planned, off) for point in points]
+        first = not any(outcome.split == split for outcome in self.outcomes)
+        for later in outcomes[first:] if self.settings.rounds == 1 else outcomes:
+            later.asked_before = self.runner.remembers
         for number in range(self.settings.rounds):
             # Who goes first alternates, so that a slow drift of the machine favours nobody.
             turns: list[Outcome | None] = [None, *outcomes] if self.runner.baseline else [*outcomes]

@@ -36,9 +36,9 @@ from paceline.cli.bench.spec_engine import (
 from paceline.cli.bench.spec_wishes import Wishes, progress
 
 SEEN_BEFORE = (
-    "the server was asked the same prompts with drafts more than once: where it remembers answers (Paceline's suffix "
-    "drafter, vLLM's suffix method) later points draft from the answers of earlier ones; for clean figures start it "
-    "anew for each point"
+    "points marked as asked before follow others with the same prompts: where a server remembers answers (Paceline's "
+    "suffix drafter, vLLM's suffix method) it drafts copies of them; for clean figures measure one point and one "
+    "round, and start the server anew for the next"
 )
 PREFIX_CACHE = "the server's prefix cache is on (SPEED-Bench: off), so times to the first token are not comparable"
 NO_COUNTS = (
@@ -119,7 +119,7 @@ def about_server(bench: PointBench, server: Server) -> list[str]:
     if not bench.runner.baseline:
         notes.append(NO_BASELINE)
     passes = [passed for outcome in bench.outcomes for passed in outcome.on]
-    if len(passes) > len({outcome.split for outcome in bench.outcomes}):
+    if any(outcome.asked_before for outcome in bench.outcomes):
         notes.append(SEEN_BEFORE)
     if any(passed.cached_tokens for passed in passes):
         notes.append(PREFIX_CACHE)

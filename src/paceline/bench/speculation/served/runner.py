@@ -28,6 +28,7 @@ class ServerRunner:
     """``without``: a server with the same model and no drafts, for servers whose requests cannot switch them off."""
 
     drafts = True
+    remembers = True
 
     def __init__(
         self, server: Server, without: Server | None = None, new_loop: NewLoop = asyncio.new_event_loop
