@@ -60,8 +60,15 @@ def speedup_plot(measurements: Sequence[Measurement]) -> Plot:
 
 
 def calibration_plot(calibration: Calibration) -> Plot:
-    """Realised over predicted survival of draft tokens, a point a bin; on the dashed line guesses come true."""
-    bins = sorted(calibration.bins(), key=lambda entry: entry.predicted)
-    points = Series("draft tokens", [b.predicted for b in bins], [b.realised for b in bins])
+    """Realised over predicted survival of draft tokens, a point a bin; on the dashed line guesses come true. Bins are
+    named after their drafter and their range."""
+    points: dict[str, list[tuple[float, float]]] = {}
+    for entry in calibration.bins():
+        drafter = entry.name.rpartition(" ")[0] or "draft tokens"
+        points.setdefault(drafter, []).append((entry.predicted, entry.realised))
+    series = [
+        Series(name, [predicted for predicted, _ in sorted(found)], [realised for _, realised in sorted(found)])
+        for name, found in points.items()
+    ]
     ideal = Series("as predicted", [0.0, 1.0], [0.0, 1.0], limit=True)
-    return Plot("Survival of draft tokens", "predicted", "realised", [points, ideal], kind="scatter")
+    return Plot("Survival of draft tokens", "predicted", "realised", [*series, ideal], kind="scatter")
