@@ -89,6 +89,18 @@ class ScriptedEngine:
         return delta
 
 
+class Session:
+    """A session on a scripted engine, which notes how much it had answered each time that it forgot."""
+
+    def __init__(self, engine: ScriptedEngine) -> None:
+        self.engine = engine
+        self.tokenizer = None
+        self.renewed: list[int] = []
+
+    def renew(self) -> None:
+        self.renewed.append(len(self.engine.requests))
+
+
 def plan(*turns: Sequence[str], categories: Sequence[str] = ()) -> list[Planned]:
     """A planned conversation for each list of turns."""
     planned = []

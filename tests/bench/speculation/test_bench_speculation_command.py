@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from chat_servers import ChatServer, serving
+from row_files import write
 from typer.testing import CliRunner, Result
 
 from paceline.bench.noise import NoiseGuard
@@ -48,12 +48,6 @@ def invoke(*arguments: object) -> Result:
 def plain(result: Result) -> str:
     """Its output without frames and line breaks."""
     return " ".join(result.output.replace("│", " ").split())
-
-
-def write(folder: Path, file: str, rows: Sequence[dict[str, Any]]) -> None:
-    path = folder / file
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted_engine import LetterPrompter, ScriptedEngine, plan, turn
+from scripted_engine import LetterPrompter, ScriptedEngine, Session, plan, turn
 
 from paceline.bench.noise import NoiseGuard
 from paceline.bench.publish import as_json, table_text
@@ -26,18 +26,6 @@ from paceline.bench.speculation.turns import Pass, Turn
 @pytest.fixture(autouse=True)
 def _no_readings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(NoiseGuard, "sample", lambda self: None)
-
-
-class Session:
-    """A session on a scripted engine, which notes how much it had answered each time that it forgot."""
-
-    def __init__(self, engine: ScriptedEngine) -> None:
-        self.engine = engine
-        self.tokenizer = None
-        self.renewed: list[int] = []
-
-    def renew(self) -> None:
-        self.renewed.append(len(self.engine.requests))
 
 
 def engine_bench(

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from scripted_engine import LetterPrompter, ScriptedEngine
+from scripted_engine import LetterPrompter, ScriptedEngine, Session
 from typer.testing import CliRunner
 
 from paceline.bench import publish as publish_module
@@ -30,18 +30,6 @@ from paceline.engine.options import EngineOptions
 @pytest.fixture(autouse=True)
 def _no_readings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(NoiseGuard, "sample", lambda self: None)
-
-
-class Session:
-    """A session on a scripted engine, which counts how often it forgot."""
-
-    def __init__(self, engine: ScriptedEngine) -> None:
-        self.engine = engine
-        self.tokenizer = None
-        self.renewed: list[int] = []
-
-    def renew(self) -> None:
-        self.renewed.append(len(self.engine.requests))
 
 
 def bench(engine: ScriptedEngine, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> SpeculationBench:

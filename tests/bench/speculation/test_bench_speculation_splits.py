@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from row_files import write
 
 from paceline.bench.prompts import DataError
 from paceline.bench.speculation.closed_loop import Planned
@@ -40,14 +39,6 @@ class Numbers:
         numbers = [next((word for word in text.split() if word.isdigit()), "0") for text in texts]
         angles = np.array(numbers, dtype=float) / 40
         return unit_length(np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32))
-
-
-def write(folder: Path, file: str, rows: Sequence[dict[str, Any]]) -> None:
-    path = folder / file
-    path.parent.mkdir(parents=True, exist_ok=True)
-    opener = gzip.open if file.endswith(".gz") else open
-    with opener(path, "wt", encoding="utf-8") as stream:
-        stream.writelines(json.dumps(row) + "\n" for row in rows)
 
 
 def small_folder(folder: Path, count: int = 30) -> Path:
