@@ -71,4 +71,4 @@ def test_a_prefill_that_verified_drafts_is_a_step_and_no_prefill() -> None:
     verified = turn([3, 2], prefill=0)
     counts = acceptance_of_conversations([{(0, 0): verified}])
     assert counts.micro == pytest.approx(5 / 2)
-    assert counts.micro_with_prefill == pytest.approx(5 / 3)
+    assert counts.micro_with_prefill == counts.macro_with_prefill == pytest.approx(5 / 2)

@@ -1,7 +1,8 @@
 """How much of what was drafted was accepted, as SPEED-Bench (arXiv 2604.09557) and Spec-Bench define it.
 
 A step is one verification; its length L is the number of tokens it emitted, the target's own included. The prefill's
-token comes of no verification: values "with prefill" count it as one more step of each request.
+token comes of no verification: values "with prefill" count it as one more step of each request. (A prefill that
+verified drafts, as behind a prefix that was cached, is a step like others.)
 """
 
 from __future__ import annotations
@@ -37,11 +38,13 @@ class Acceptance:
             self.accepted.update(turn.accepted)
             self.drafted_steps += turn.drafted_steps
             self._prefill_tokens += turn.prefill_tokens
-        self._prefills += len(turns)
+        prefills = sum(turn.prefill_tokens > 0 for turn in turns)  # those that verified drafts are steps
+        self._prefills += prefills
         steps = sum(len(turn.lengths) for turn in turns)
         emitted = sum(sum(turn.lengths) for turn in turns)
         prefill_tokens = sum(turn.prefill_tokens for turn in turns)
-        self._requests_with_prefill.append((emitted + prefill_tokens) / (steps + len(turns)))
+        if steps or prefills:
+            self._requests_with_prefill.append((emitted + prefill_tokens) / (steps + prefills))
         if steps:
             self._requests.append(emitted / steps)
 

@@ -18,9 +18,9 @@ COUNTERS = (
 class Turn:
     """One request: when its tokens came (``time.perf_counter()``, seconds) and in which steps.
 
-    ``lengths``: tokens of each verification step, that is of every step after the prefill's; in no order where a server
-    tells them as a histogram, and none where it does not tell them. A server also gives a text instead of ``token_ids``
-    and their number as ``counted``.
+    ``lengths``: tokens of each verification step, that is of every step but a prefill's that had nothing to verify; in
+    no order where a server tells them as a histogram, and none where it does not tell them. A server also gives a text
+    instead of ``token_ids`` and their number as ``counted``.
     """
 
     sent: float
@@ -28,13 +28,14 @@ class Turn:
     first: float = 0.0
     last: float = 0.0
     token_ids: list[int] = field(default_factory=list)
-    prefill_tokens: int = 0  # that came with the prefill: one, unless drafts were verified in it
+    prefill_tokens: int = 0  # that came of no verification: one, or none where the prefill verified drafts
     lengths: list[int] = field(default_factory=list)
     drafted: Counter[str] = field(default_factory=Counter)  # draft tokens by drafter
     accepted: Counter[str] = field(default_factory=Counter)
     drafted_steps: int = 0  # verification steps with a draft
     time: float = 0.0  # of its steps, as the engine reports them
     time_without: float = 0.0  # and what the engine believes they would have taken without drafts
+    first_tokens: int = 1  # that came together at ``first``
     counted: int = 0
     text: str = ""
     chunks: int = 0  # of the stream, from the first one with text
@@ -43,16 +44,19 @@ class Turn:
         """Notes what one step brought."""
         if not delta.token_ids:
             return
-        if self.token_ids:
+        verified = delta.speculation is not None and any(delta.speculation.drafted.values())
+        if not self.token_ids:
+            self.first, self.first_tokens = now, len(delta.token_ids)
+        if self.token_ids or verified:
             self.lengths.append(len(delta.token_ids))
         else:
-            self.first, self.prefill_tokens = now, len(delta.token_ids)
+            self.prefill_tokens = len(delta.token_ids)
         self.token_ids += delta.token_ids
         self.last = now
         if (report := delta.speculation) is not None:
             self.drafted.update(report.drafted)
             self.accepted.update(report.sources)
-            self.drafted_steps += any(report.drafted.values())
+            self.drafted_steps += verified
             self.time += report.time
             self.time_without += report.time_without
 
@@ -64,7 +68,7 @@ class Turn:
     @property
     def later_tokens(self) -> int:
         """Output tokens behind the first ones."""
-        return self.tokens - max(1, self.prefill_tokens)
+        return self.tokens - self.first_tokens
 
     @property
     def user_rate(self) -> float | None:
