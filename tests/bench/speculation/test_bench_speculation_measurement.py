@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import pytest
 from scripted_engine import plan, turn
 
-from paceline.bench.publish import table_text
+from paceline.bench.output.terminal import markdown_text
 from paceline.bench.speculation import goals, report
 from paceline.bench.speculation.calibration import Calibration
 from paceline.bench.speculation.closed_loop import Planned
@@ -132,8 +132,8 @@ def test_drafting_is_judged_at_its_worst() -> None:
 
 def test_tables_are_complete_without_a_single_draft() -> None:
     one = [measurement([turn([1] * 9)], [turn([1] * 9)])]
-    assert "| all" in table_text(report.speed_table(one))
-    assert "0.0%" in table_text(report.acceptance_table(one))
+    assert "| all" in markdown_text(report.speed_table(one))
+    assert "0.0%" in markdown_text(report.acceptance_table(one))
     assert report.drafter_table(one) is report.calibration_table(Calibration()) is report.prediction_table(one) is None
 
 

@@ -12,7 +12,9 @@ import pytest
 from scripted_engine import LetterPrompter, ScriptedEngine, Session, plan, turn
 
 from paceline.bench.noise import NoiseGuard
-from paceline.bench.publish import as_json, table_text
+from paceline.bench.output.json_file import as_json
+from paceline.bench.output.record import record as record_of
+from paceline.bench.output.terminal import markdown_text
 from paceline.bench.speculation import answer_files, engine_runner, point_tables
 from paceline.bench.speculation.closed_loop import Planned
 from paceline.bench.speculation.engine_runner import EngineRunner
@@ -205,9 +207,9 @@ def test_a_report_has_sections_plots_and_all_values_and_can_be_written() -> None
     ]
     plots = [plot.title for section in report.sections for plot in section.plots]
     assert len(plots) == 4 and "Tokens that a verification step gave" in plots
-    assert all(table_text(table) for section in report.sections for table in section.tables)
+    assert all(markdown_text(table) for section in report.sections for table in section.tables)
     assert report.warnings[:2] == ["left out", "qualitative, draft 3, 2 at once, T=0: seen"]
-    record = json.loads(json.dumps(as_json(report)))
+    record = json.loads(json.dumps(as_json(record_of(report))))
     assert record["settings"] == {"model": "m"} and record["errors"] == []
     (point,) = record["points"]
     assert point["acceptance_by_category"]["qa"]["macro"] == 2.5
