@@ -67,7 +67,7 @@ async def stream_completion(
     """
     request = post(host, path, body, headers)
     loop = asyncio.get_running_loop()
-    transport, stream = await loop.create_connection(_Stream, host, port)
+    transport, stream = await loop.create_connection(TokenStream, host, port)
     try:
         stream.timeline.sent = time.perf_counter()
         transport.write(request)
@@ -80,13 +80,19 @@ async def stream_completion(
     return timeline
 
 
-class _Stream(asyncio.Protocol):
-    """Notes events as they arrive. A protocol, not a stream reader: that would wake a task for each token."""
+class TokenStream(asyncio.Protocol):
+    """Notes events as they arrive; ``timeline`` has those that came, ``ended`` is done with the answer or raises
+    ``HttpError``. A protocol, not a stream reader: that would wake a task for each token."""
 
     def __init__(self) -> None:
         self.timeline = Timeline(sent=0.0)
         self.ended: asyncio.Future[Timeline] = asyncio.get_running_loop().create_future()
         self._parser = ResponseParser()
+
+    @property
+    def is_event_stream(self) -> bool:
+        """Whether the answer came in events; otherwise the server answered whole, and arrivals say nothing."""
+        return self._parser.headers.get("content-type", "").startswith("text/event-stream")
 
     def data_received(self, data: bytes) -> None:
         now = time.perf_counter()

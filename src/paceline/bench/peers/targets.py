@@ -52,17 +52,22 @@ class Target(ABC):
 
     async def start(self, prompt: Sequence[int]) -> float:
         """Starts the engine; gives the seconds until the first token of ``prompt`` arrived."""
-        self.tree = self._launch()
-        self.suspended = False
-        deadline = self.tree.started + self.start_timeout
-        while not await self._is_ready():
-            if self.tree.process.poll() is not None:
-                raise TargetError(f"{self.name} ended while starting:\n{self.tree.tail()}")
-            if time.perf_counter() > deadline:
-                raise TargetError(f"{self.name} was not ready after {self.start_timeout:.0f} s:\n{self.tree.tail()}")
-            await asyncio.sleep(POLL_SECONDS)
+        tree = await self.open()
         timeline = await self.generate(prompt, 1)
-        return timeline.arrivals[0] - self.tree.started
+        return timeline.arrivals[0] - tree.started
+
+    async def open(self) -> ProcessTree:
+        """Starts the engine and waits until it is ready. Raises ``TargetError``."""
+        tree = self.tree = self._launch()
+        self.suspended = False
+        deadline = tree.started + self.start_timeout
+        while not await self._is_ready():
+            if tree.process.poll() is not None:
+                raise TargetError(f"{self.name} ended while starting:\n{tree.tail()}")
+            if time.perf_counter() > deadline:
+                raise TargetError(f"{self.name} was not ready after {self.start_timeout:.0f} s:\n{tree.tail()}")
+            await asyncio.sleep(POLL_SECONDS)
+        return tree
 
     def stop(self) -> None:
         """Ends all its processes; harmless when it does not run."""

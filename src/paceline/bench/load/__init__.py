@@ -1,0 +1,1 @@
+"""``paceline bench serve`` and ``paceline bench compare``: load on servers from a process of its own."""

@@ -1,0 +1,1 @@
+"""Small programs that other engines' Pythons run; they import nothing of Paceline."""
