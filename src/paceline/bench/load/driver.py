@@ -42,9 +42,9 @@ class PointRun:
 
 
 async def run_plan(
-    plan: Plan, counters: Callable[[], Awaitable[Counters]], gone: Callable[[], Awaitable[str]] | None = None
+    plan: Plan, counters: Callable[[], Awaitable[Counters]], ended: Callable[[], str] = lambda: ""
 ) -> PointRun:
-    """Sends the plan from a process of its own. ``gone`` is asked every second whether the server still runs: when it
+    """Sends the plan from a process of its own. ``ended`` is asked every second whether the server still runs: when it
     says why not, the point ends.
 
     Raises ``GeneratorError``. Cancelling it ends the load generator at once.
@@ -63,7 +63,7 @@ async def run_plan(
         run.before = await counters()
         assert process.stdin is not None
         process.stdin.write(b"go\n")
-        watch = asyncio.create_task(_watch(process, run, counters, gone))
+        watch = asyncio.create_task(_watch(process, run, counters, ended))
         try:
             async with asyncio.timeout(_limit(plan)):
                 await _read(process, run)
@@ -124,12 +124,11 @@ async def _watch(
     process: asyncio.subprocess.Process,
     run: PointRun,
     counters: Callable[[], Awaitable[Counters]],
-    gone: Callable[[], Awaitable[str]] | None,
+    ended: Callable[[], str],
 ) -> None:
     while True:
         await asyncio.sleep(SAMPLE_SECONDS)
-        why = await gone() if gone is not None else ""
-        if why:
+        if why := ended():
             run.broken = why
             process.send_signal(signal.SIGTERM)
             return

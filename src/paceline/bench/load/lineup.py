@@ -20,6 +20,7 @@ WORKERS = Path(__file__).parent / "workers"
 FLAGS = ("prefix-cache", "access-log", "allow-runtime-adapters", "learn")  # of paceline serve, that take no value
 TAKEN = ("host", "port", "served-model-name", "adapter", "threads")  # set here
 OFF = "off"
+PROBE_SECONDS = 60.0  # that a server may take for a single question
 _URL = re.compile(r"(?P<name>[^=:/]+)=(?P<url>https?://[^#]+)(?:#(?P<model>.+))?")
 
 
@@ -81,7 +82,7 @@ class Lineup:
 
     def remote(self, name: str, url: str, model: str = "") -> LoadTarget:
         """A server that runs somewhere. Raises ``EndpointError`` for what is no URL."""
-        endpoint = endpoint_of(url, self.api_key)
+        endpoint = endpoint_of(url, self.api_key, timeout=PROBE_SECONDS)
         return LoadTarget(name, endpoint, model=model, adapters=list(self.adapters), api=self.api)
 
     def paceline(self, name: str, options: Mapping[str, str]) -> HttpTarget:

@@ -1,7 +1,7 @@
 """The run: every repeat goes through workloads and loads, at each of which all targets are measured, one by one.
 
-With several targets they take turns point by point, and who begins changes with every repeat, so that a machine that
-drifts does so for all alike. A target that is not measured stands still (SIGSTOP) when it was started here.
+With several targets they take turns point by point, and who begins changes with every point and every repeat, so that
+a machine that drifts does so for all alike. A target that is not measured stands still (SIGSTOP) when it was started here.
 """
 
 from __future__ import annotations
@@ -69,9 +69,9 @@ class Sweep:
                 await self._open(target)
             await self._fit()
             for repeat in range(self.settings.repeats):
-                for workload in self.workloads:
-                    for load in workload.loads:
-                        await self._measure_all(workload, load, repeat)
+                points = [(workload, load) for workload in self.workloads for load in workload.loads]
+                for position, (workload, load) in enumerate(points):
+                    await self._measure_all(workload, load, repeat, position)
         except asyncio.CancelledError:
             self.interrupted = True
         finally:
@@ -108,8 +108,8 @@ class Sweep:
                     break
             workload.fit(fit(samples if counts else [], counts), min(contexts, default=None))
 
-    async def _measure_all(self, workload: Workload, load: Load, repeat: int) -> None:
-        """All targets at one point, with the same requests."""
+    async def _measure_all(self, workload: Workload, load: Load, repeat: int, position: int) -> None:
+        """All targets at one point, with the same requests. Who is first changes with the point and the repeat."""
         taking_part = [target for target in self.alive() if not self._skips(target, workload, load, repeat)]
         if not taking_part:
             return
@@ -117,7 +117,7 @@ class Sweep:
         if not shots:
             self.say(f"{workload.name}, {load}: no request falls into this point; ask for a longer --duration")
             return
-        first = repeat % len(taking_part)
+        first = (repeat + position) % len(taking_part)
         for target in taking_part[first:] + taking_part[:first]:
             await self._measure(target, workload, load, repeat, shots)
 
@@ -138,7 +138,7 @@ class Sweep:
             self.guard.sample()
         target.resume()
         try:
-            run = await run_plan(self._plan(target, workload, load, shots), target.counters, target.gone)
+            run = await run_plan(self._plan(target, workload, load, shots), target.counters, target.ended)
         except GeneratorError as error:
             self._fail(target, str(error))
             return
@@ -146,8 +146,8 @@ class Sweep:
             if len(self.targets) > 1 and target.name not in self.failures:
                 target.suspend()
         self._note(target, workload, load, repeat, run)
-        why = run.broken or (await target.gone() if run.client is None or run.client.stopped else "")
-        if why:
+        stopped = run.client is not None and run.client.stopped
+        if why := run.broken or (await target.unreachable() if stopped else ""):
             self._fail(target, f"gone at {workload.name}, {load}: {why}")
 
     def _note(self, target: LoadTarget, workload: Workload, load: Load, repeat: int, run: PointRun) -> None:

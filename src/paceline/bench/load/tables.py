@@ -48,11 +48,13 @@ def throughput_table(points: Sequence[OperatingPoint], settings: Settings, with_
         rate = point.over(lambda p: p.metrics.output_rate)
         row += [median(point, lambda p: p.metrics.request_rate), None if rate is None else rate.median]
         row += [between(rate, 1.0)] if repeats > 1 else []
-        row += [median(point, lambda p: p.metrics.goodput), median(point, lambda p: float(p.metrics.max_in_flight))]
-        row += [] if dollars is None else [median(point, lambda p: cost(p.metrics.output_rate, dollars))]
-        late = milliseconds(point.over(lambda p: p.metrics.late.p99 if p.metrics.late is not None else None))
-        rows.append([*row, late if point.valid else f"{number(float(late or 0))} INVALID"])
+        row += [median(point, lambda p: p.metrics.goodput), count(point, lambda p: float(p.metrics.max_in_flight))]
+        row += [] if dollars is None or rate is None else [cost(rate.median, dollars)]
+        late = point.over(lambda p: p.metrics.late.p99 if p.metrics.late is not None else None)
+        worst = late.high * MILLISECONDS if late is not None else 0.0
+        rows.append([*row, worst if point.valid else f"{number(worst)} INVALID"])
     note = f"Goodput: share of all requests, errors counted as missed, with {settings.goodput}. {_over(repeats)}"
+    note += "Requests, errors and the latest client are those of all repeats." if repeats > 1 else ""
     return Table("Throughput", columns, rows, note.strip())
 
 
@@ -66,9 +68,9 @@ def server_table(points: Sequence[OperatingPoint], with_target: bool) -> Table |
             median(point, lambda p: p.server.acceptance_length),
             median(point, lambda p: p.server.acceptance_rate),
             median(point, lambda p: p.server.prefix_hit_rate),
-            median(point, lambda p: p.server.peak_waiting),
+            count(point, lambda p: p.server.peak_waiting),
             median(point, lambda p: p.server.peak_kv_usage),
-            median(point, lambda p: p.server.preemptions),
+            count(point, lambda p: p.server.preemptions),
         ]
         if any(value is not None for value in values):
             rows.append([*labels(point, with_target), *values])
@@ -83,14 +85,16 @@ def error_table(points: Sequence[Point]) -> Table | None:
     """Errors by what they say; None when there were none."""
     found: dict[tuple[str, str, str], int] = {}
     for point in points:
-        for error, count in point.metrics.errors.items():
+        for error, number_of_it in point.metrics.errors.items():
             key = (f"{point.workload}, {point.load}", point.target, error)
-            found[key] = found.get(key, 0) + count
+            found[key] = found.get(key, 0) + number_of_it
         if point.client.unsent:
             found[f"{point.workload}, {point.load}", point.target, "never sent"] = point.client.unsent
     if not found:
         return None
-    return Table("Errors", ("point", "target", "error", "requests"), [[*key, count] for key, count in found.items()])
+    return Table(
+        "Errors", ("point", "target", "error", "requests"), [[*key, requests] for key, requests in found.items()]
+    )
 
 
 def load_plots(points: Sequence[OperatingPoint], title: str) -> list[Plot]:
@@ -135,8 +139,15 @@ def labels(point: OperatingPoint, with_target: bool) -> list[Cell]:
 
 
 def median(point: OperatingPoint, value: Callable[[Point], float | None]) -> float | None:
+    """Median over repeats."""
     found = point.over(value)
     return None if found is None else found.median
+
+
+def count(point: OperatingPoint, value: Callable[[Point], float | None]) -> Cell:
+    """Median over repeats of what is counted: as a whole number where it is one."""
+    found = median(point, value)
+    return int(found) if found is not None and found.is_integer() else found
 
 
 def milliseconds(value: Spread | None) -> float | None:

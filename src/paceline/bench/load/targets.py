@@ -17,7 +17,8 @@ from paceline.bench.load.settings import Api
 from paceline.bench.load.workloads import Shot
 from paceline.bench.peers.targets import HOST, HttpTarget
 
-SCRAPE_SECONDS = 5.0  # that an answer of /metrics or /health may take
+SCRAPE_SECONDS = 5.0  # that an answer of /metrics may take
+LAST_WORDS = 600  # characters of a dead server's log
 PROBE: Messages = ({"role": "user", "content": "Say hello."},)
 UNKNOWN = (400, 404, 405, 422, 500, 501)  # how servers refuse a route, or a chat without a template
 
@@ -171,16 +172,18 @@ class LoadTarget:
             return read_counters(text) if status == 200 else {}
         return {}
 
-    async def gone(self) -> str:
-        """Why the server cannot be measured any further; "" when it can."""
-        if self.server is not None:
-            tree = self.server.tree
-            if tree is None or tree.process.poll() is not None:
-                last = "" if tree is None else tree.tail(600).strip()
-                return "its process ended" + (f"; its last words:\n{last}" if last else "")
+    def ended(self) -> str:
+        """Why the server's process is no more; "" while it runs, and for one that was not started here."""
+        tree = self.server.tree if self.server is not None else None
+        if tree is None or tree.process.poll() is None:
             return ""
+        last = tree.tail(LAST_WORDS).strip()
+        return "its process ended" + (f"; its last words:\n{last}" if last else "")
+
+    async def unreachable(self) -> str:
+        """Why nobody takes connections there; "" when somebody does. A server that is only slow is not gone."""
         try:
-            await asyncio.to_thread(replace(self.address, timeout=SCRAPE_SECONDS).get, "/v1/models")
+            await asyncio.to_thread(self.address.get, "/v1/models")
         except EndpointError as error:
             return str(error)
         return ""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 if TYPE_CHECKING:
-    from paceline.bench.load.lineup import Lineup
+    from paceline.bench.load.lineup import Lineup, Places
     from paceline.bench.load.loads import Load
     from paceline.bench.load.settings import Settings
     from paceline.bench.load.sweep import Sweep
@@ -188,6 +188,16 @@ def lineup(model: str, threads: int | None, adapters: dict[str, str], api: Any, 
 
     key = api_key.split()[0] if api_key and api_key.strip() else None
     return Lineup(Places.from_environment(), model, threads or usable_cores(), adapters, api, key)
+
+
+def places(known: Places, **given: str) -> Places:
+    """Places of peers from variables, with those that options name instead."""
+    from dataclasses import fields, replace
+
+    named = {name: place for name, place in given.items() if place}
+    own = {field.name for field in fields(known)}
+    peers = replace(known.peers, **{name: place for name, place in named.items() if name not in own})  # type: ignore[arg-type]
+    return replace(known, peers=peers, **{name: place for name, place in named.items() if name in own})  # type: ignore[arg-type]
 
 
 def workloads(wish: Wish, settings: Settings, adapters: list[str]) -> list[Workload]:

@@ -13,7 +13,7 @@ def serve(
     model: options.Model = "",
     url: Annotated[
         str,
-        typer.Option(help="A server that runs, as http://HOST:PORT[#MODEL]. Default: paceline serve, started here."),
+        typer.Option(help="A server that runs, as http://HOST:PORT#MODEL. Default: paceline serve, started here."),
     ] = "",
     serve_option: Annotated[
         list[str] | None,
