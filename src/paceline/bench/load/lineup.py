@@ -91,7 +91,7 @@ class Lineup:
         model = options.pop("model", self.model)
         wrong = sorted(set(options) & set(TAKEN))
         if wrong:
-            raise TargetSpecError(f"{name}: {', '.join(wrong)} cannot be set for a target, it is set for all")
+            raise TargetSpecError(f"{name}: {', '.join(wrong)} cannot be set here: the bench sets it for all targets")
         command = [sys.executable, "-m", "paceline", "serve", *([model] if model else [])]
         command += ["--host", HOST, "--port", "{port}", "--threads", str(self.threads)]
         for adapter, folder in self.adapters.items():

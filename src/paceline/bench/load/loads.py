@@ -14,7 +14,7 @@ CLOSED_TURNS = 8  # requests of each place of a closed loop
 
 
 class LoadError(PacelineError):
-    """A load that cannot be asked for."""
+    """A load that cannot be asked for, or no server to ask."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,22 @@ class Scenario:
 
 
 @dataclass(slots=True)
+class Pool:
+    """Hands out prompts, each once as long as there are any; then again from the first one, which ``repeated``
+    counts."""
+
+    prompts: Sequence[Messages]
+    repeated: int = 0
+    _taken: int = 0
+
+    def take(self, count: int) -> list[Messages]:
+        taken = [self.prompts[(self._taken + i) % len(self.prompts)] for i in range(count)]
+        self.repeated += max(0, self._taken + count - max(self._taken, len(self.prompts)))
+        self._taken += count
+        return taken
+
+
+@dataclass(slots=True)
 class Texts:
     """Prompts of one scenario, in an order that ``seed`` fixed. ``origin`` says where they are from; ``generate`` makes
     one of a number of characters where there are no files."""
@@ -45,6 +61,14 @@ class Texts:
     origin: str
     prompts: list[Messages]
     generate: Callable[[int, int], Messages] | None = None
+    _pool: Pool | None = None
+
+    def pool(self, estimate: TokenEstimate, tokens: int | None) -> Pool:
+        """The texts near ``tokens`` tokens, to be handed out. One pool for all that ask the same texts of a server, or
+        the second one to ask would find the first one's prompts in its caches."""
+        if self._pool is None:
+            self._pool = Pool(self.fitting(estimate, tokens))
+        return self._pool
 
     def samples(self) -> list[Messages]:
         """Texts of different lengths, for the server to count."""
@@ -64,22 +88,6 @@ class Texts:
         if not found:
             raise DataError(f"no text of {self.origin} is near {tokens} tokens ({low:.0f} to {high:.0f}), {estimate}")
         return found
-
-
-@dataclass(slots=True)
-class Pool:
-    """Hands out prompts, each once as long as there are any; then again from the first one, which ``repeated``
-    counts."""
-
-    prompts: Sequence[Messages]
-    repeated: int = 0
-    _taken: int = 0
-
-    def take(self, count: int) -> list[Messages]:
-        taken = [self.prompts[(self._taken + i) % len(self.prompts)] for i in range(count)]
-        self.repeated += max(0, self._taken + count - max(self._taken, len(self.prompts)))
-        self._taken += count
-        return taken
 
 
 def user(text: str) -> Messages:

@@ -73,7 +73,7 @@ def settings_of(sweep: Sweep) -> dict[str, Cell]:
     target = sweep.targets[0]
     found: dict[str, Cell] = {
         "API": target.api,
-        "arrivals": settings.process,
+        "arrivals": settings.process if any(load.kind == "rate" for w in sweep.workloads for load in w.loads) else None,
         "arrivals end after [s]": settings.duration,
         "requests of a point": settings.requests,
         "repeats": settings.repeats,

@@ -1,7 +1,8 @@
 """The run: every repeat goes through workloads and loads, at each of which all targets are measured, one by one.
 
 With several targets they take turns point by point, and who begins changes with every point and every repeat, so that
-a machine that drifts does so for all alike. A target that is not measured stands still (SIGSTOP) when it was started here.
+a machine that drifts does so for all alike. A target that is not measured stands still (SIGSTOP) when it was started
+here.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import TextIO
 from paceline.bench.endpoint import EndpointError
 from paceline.bench.load.driver import GeneratorError, PointRun, run_plan
 from paceline.bench.load.lengths import fit
-from paceline.bench.load.loads import Load
+from paceline.bench.load.loads import Load, LoadError
 from paceline.bench.load.plan import Plan, PlannedRequest
 from paceline.bench.load.points import Point, make_point
 from paceline.bench.load.scenarios import user
@@ -63,10 +64,12 @@ class Sweep:
     _saturated: dict[tuple[str, str], Load] = field(default_factory=dict)
 
     async def run(self) -> None:
-        """Raises ``DataError`` for texts that cannot be asked of these servers."""
+        """Raises ``DataError`` for texts that cannot be asked of these servers, ``LoadError`` when there is none."""
         try:
             for target in self.targets:
                 await self._open(target)
+            if not self.alive():
+                raise LoadError("; ".join(self.failures.values()))
             await self._fit()
             for repeat in range(self.settings.repeats):
                 points = [(workload, load) for workload in self.workloads for load in workload.loads]
@@ -87,7 +90,7 @@ class Sweep:
                 self.say(f"starting {target.name}")
             await target.open()
         except (TargetError, EndpointError, OSError) as error:
-            self._fail(target, str(error))
+            self._fail(target, str(error).strip())
             return
         for note in target.notes:
             self.say(note)
@@ -203,7 +206,8 @@ class Sweep:
 
     def _fail(self, target: LoadTarget, why: str) -> None:
         self.failures[target.name] = why
-        self.say(f"{target.name} failed and takes no further part: {why}")
+        if len(self.targets) > 1 or self.points:
+            self.say(f"{target.name} failed and takes no further part: {why}")
         target.stop()
 
 

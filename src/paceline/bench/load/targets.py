@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -175,10 +176,12 @@ class LoadTarget:
     def ended(self) -> str:
         """Why the server's process is no more; "" while it runs, and for one that was not started here."""
         tree = self.server.tree if self.server is not None else None
-        if tree is None or tree.process.poll() is None:
+        status = None if tree is None else tree.process.poll()
+        if tree is None or status is None:
             return ""
-        last = tree.tail(LAST_WORDS).strip()
-        return "its process ended" + (f"; its last words:\n{last}" if last else "")
+        if status < 0:
+            return f"its process was ended by {signal.Signals(-status).name}"
+        return f"its process ended with status {status}; its last words:\n{tree.tail(LAST_WORDS).strip()}"
 
     async def unreachable(self) -> str:
         """Why nobody takes connections there; "" when somebody does. A server that is only slow is not gone."""

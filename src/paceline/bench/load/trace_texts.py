@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,8 +14,11 @@ from paceline.bench.prompts import read_texts
 from paceline.bench.text import passage
 
 BLOCK_TOKENS = 512  # of Mooncake's hash ids
-MARGIN = 0.95  # of the room for a prompt: its length is an estimate
+MARGIN = 0.9  # of the room for a prompt: its length is an estimate
 MIN_TOKENS = 8
+HEAD = 1000  # characters of a text that are looked at
+LETTERS_SHARE, SPACES_SHARE = 0.74, 0.22  # of English prose; code and tables have fewer and more
+_LETTERS = re.compile(r"[A-Za-z]")
 SENTENCES = 40  # of a generated text
 
 
@@ -83,5 +87,13 @@ class TraceTexts:
 
 
 def read_corpus(data: Path | None) -> list[str]:
-    """Texts of a data folder to cut prompts from; none without one."""
-    return [] if data is None else list(read_texts(data))
+    """English prose of a data folder to cut prompts from; none without one. Code and other scripts have other lengths
+    in tokens, which would make every length of a trace a guess."""
+    return [] if data is None else [text for text in read_texts(data) if is_prose(text)]
+
+
+def is_prose(text: str) -> bool:
+    """Whether its beginning is mostly ASCII letters, with a space here and there."""
+    head = text[:HEAD]
+    letters, spaces = len(_LETTERS.findall(head)), head.count(" ")
+    return letters >= LETTERS_SHARE * len(head) and spaces <= SPACES_SHARE * len(head)

@@ -6,13 +6,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle
+from statistics import mean
 
 from paceline.bench.load.arrivals import arrivals
 from paceline.bench.load.lengths import Messages, TokenEstimate
 from paceline.bench.load.loads import Load
 from paceline.bench.load.scenarios import SAMPLES, Pool, Texts, user
 from paceline.bench.load.settings import Settings
-from paceline.bench.load.trace_texts import TraceTexts, clip
+from paceline.bench.load.trace_texts import Lengths, TraceTexts, clip
 from paceline.bench.load.traces import Trace
 
 
@@ -82,7 +83,7 @@ class ScenarioWorkload(Workload):
 
     def fit(self, estimate: TokenEstimate, context: int | None) -> None:
         self.estimate = estimate
-        self.pool = Pool(self.texts.fitting(estimate, self.prompt_tokens))
+        self.pool = self.texts.pool(estimate, self.prompt_tokens)
 
     def shots(self, load: Load, repeat: int) -> list[Shot]:
         settings = self.settings
@@ -111,14 +112,13 @@ class TraceWorkload(Workload):
     """A trace's arrivals and lengths; answers go on to their full length."""
 
     def __init__(self, trace: Trace, loads: Sequence[Load], settings: Settings, corpus: Sequence[str]) -> None:
-        super().__init__(trace.path.name, f"replay of {trace.path.name} ({trace.kind})", loads)
+        super().__init__(trace.path.name, f"arrivals and lengths of a trace ({trace.kind})", loads)
         self.trace = trace
         self.settings = settings
         self.corpus = corpus
         self.estimate = TokenEstimate()
         self.context: int | None = None
-        self.clipped = 0
-        self.made = 0
+        self.asked: list[Lengths] = []
 
     def samples(self) -> Sequence[Messages]:
         texts = TraceTexts(TokenEstimate(), f"{self.settings.seed} sample", self.corpus)
@@ -134,20 +134,23 @@ class TraceWorkload(Workload):
             if self.settings.duration is not None and request.at >= self.settings.duration:
                 break
             lengths = clip(request, self.context)
-            self.clipped += lengths.clipped
+            self.asked.append(lengths)
             messages = user(texts.prompt(number, lengths.input_tokens, request.blocks))
             shots.append(Shot(request.at, messages, lengths.output_tokens, "", ignore_eos=True))
-        self.made += len(shots)
         return shots
 
     def notes(self) -> list[str]:
         source = f"{len(self.corpus)} texts of the data folder" if self.corpus else "generated English"
         notes = [f"{self.name}: prompts from {source}; {self.estimate}; answers go on to the trace's length"]
+        if self.asked:
+            means = (mean(one.input_tokens for one in self.asked), mean(one.output_tokens for one in self.asked))
+            notes.append(f"{self.name}: {means[0]:.0f} tokens in and {means[1]:.0f} out were asked for on average")
+        clipped = sum(lengths.clipped for lengths in self.asked)
         if self.context is None:
             notes.append(f"{self.name}: the server does not tell its context, so nothing is clipped to it")
-        elif self.clipped:
+        elif clipped:
             notes.append(
-                f"{self.name}: {self.clipped} of {self.made} requests were clipped to a context of {self.context} "
+                f"{self.name}: {clipped} of {len(self.asked)} requests were clipped to a context of {self.context} "
                 "tokens"
             )
         return notes

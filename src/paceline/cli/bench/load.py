@@ -281,7 +281,7 @@ def run(
         sweep = Sweep(targets, workloads, settings, say=lambda text: typer.echo(text, err=True), raw=raw)
         with asyncio.Runner(loop_factory=options.event_loop) as runner:
             runner.run(sweep.run())
-    return sweep
+    return sweep  # also after Ctrl-C, with what was measured until then
 
 
 def finish(sweep: Sweep, report: Report, json: Path | None, csv: Path | None, html: Path | None) -> None:
@@ -290,8 +290,6 @@ def finish(sweep: Sweep, report: Report, json: Path | None, csv: Path | None, ht
     from paceline.cli.bench import options
 
     if not sweep.points:
-        for name, why in sweep.failures.items():
-            typer.echo(f"Error: {name}: {why}", err=True)
         typer.echo("nothing was measured", err=True)
     else:
         with options.errors_in_one_line():
