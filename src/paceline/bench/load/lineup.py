@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from paceline.bench.endpoint import endpoint_of
@@ -43,6 +43,13 @@ class Places:
         names = ("xllamacpp_python", "sglang_python", "transformers_python")
         own = {name: environment.get(f"PACELINE_BENCH_{name.upper()}", "") for name in names}
         return cls(PeerPlaces.from_environment(environment), **own)
+
+    def given(self, **places: str) -> Places:
+        """The same with places that were named otherwise, by the names of their fields; empty ones change nothing."""
+        named = {name: place for name, place in places.items() if place}
+        peers = asdict(self.peers) | {name: place for name, place in named.items() if not hasattr(self, name)}
+        own = {name: place for name, place in named.items() if hasattr(self, name)}
+        return replace(self, peers=PeerPlaces(**peers), **own)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True)

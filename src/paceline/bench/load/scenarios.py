@@ -61,13 +61,25 @@ class Texts:
     origin: str
     prompts: list[Messages]
     generate: Callable[[int, int], Messages] | None = None
+    left_out: int = 0
     _pool: Pool | None = None
 
-    def pool(self, estimate: TokenEstimate, tokens: int | None) -> Pool:
-        """The texts near ``tokens`` tokens, to be handed out. One pool for all that ask the same texts of a server, or
-        the second one to ask would find the first one's prompts in its caches."""
+    def pool(self, estimate: TokenEstimate, tokens: int | None, room: int | None = None) -> Pool:
+        """The texts near ``tokens`` tokens that leave an answer its place in the context (``room``: what the context
+        has without the answer), to be handed out; ``left_out`` counts the others. One pool for all that ask the same
+        texts of a server, or the second one to ask would find the first one's prompts in its caches.
+
+        Raises ``DataError`` when no text fits."""
         if self._pool is None:
-            self._pool = Pool(self.fitting(estimate, tokens))
+            near = self.fitting(estimate, tokens)
+            found = [text for text in near if room is None or estimate.tokens(text) <= room]
+            self.left_out = len(near) - len(found)
+            if not found:
+                raise DataError(
+                    f"no text of {self.origin} fits the server's context, which leaves {room} tokens beside an answer: "
+                    "ask for a smaller --max-tokens or start the server with a longer context"
+                )
+            self._pool = Pool(found)
         return self._pool
 
     def samples(self) -> list[Messages]:

@@ -32,4 +32,3 @@ class Settings:
     temperature: float = 0.0
     ignore_eos: bool = False
     seed: int = 0
-    api: Api = "auto"

@@ -83,7 +83,8 @@ class ScenarioWorkload(Workload):
 
     def fit(self, estimate: TokenEstimate, context: int | None) -> None:
         self.estimate = estimate
-        self.pool = self.texts.pool(estimate, self.prompt_tokens)
+        room = None if context is None else context - self.max_tokens
+        self.pool = self.texts.pool(estimate, self.prompt_tokens, room)
 
     def shots(self, load: Load, repeat: int) -> list[Shot]:
         settings = self.settings
@@ -100,6 +101,8 @@ class ScenarioWorkload(Workload):
 
     def notes(self) -> list[str]:
         notes = [f"{self.name}: {self.texts.origin}; {self.estimate}"]
+        if self.texts.left_out:
+            notes.append(f"{self.name}: {self.texts.left_out} texts were left out, since they do not fit the context")
         if self.pool.repeated:
             notes.append(
                 f"{self.name}: {self.pool.repeated} prompts were sent a second time, since there are only "
@@ -109,29 +112,33 @@ class ScenarioWorkload(Workload):
 
 
 class TraceWorkload(Workload):
-    """A trace's arrivals and lengths; answers go on to their full length."""
+    """A trace's arrivals, those of the first ``duration`` seconds of a replay (None: all), and its lengths; answers go
+    on to their full length."""
 
-    def __init__(self, trace: Trace, loads: Sequence[Load], settings: Settings, corpus: Sequence[str]) -> None:
+    def __init__(
+        self, trace: Trace, loads: Sequence[Load], duration: float | None, seed: int, corpus: Sequence[str]
+    ) -> None:
         super().__init__(trace.path.name, f"arrivals and lengths of a trace ({trace.kind})", loads)
         self.trace = trace
-        self.settings = settings
+        self.duration = duration
+        self.seed = seed
         self.corpus = corpus
         self.estimate = TokenEstimate()
         self.context: int | None = None
         self.asked: list[Lengths] = []
 
     def samples(self) -> Sequence[Messages]:
-        texts = TraceTexts(TokenEstimate(), f"{self.settings.seed} sample", self.corpus)
+        texts = TraceTexts(TokenEstimate(), f"{self.seed} sample", self.corpus)
         return [user(texts.prompt(number, 50 * (number + 1))) for number in range(SAMPLES)]
 
     def fit(self, estimate: TokenEstimate, context: int | None) -> None:
         self.estimate, self.context = estimate, context
 
     def shots(self, load: Load, repeat: int) -> list[Shot]:
-        texts = TraceTexts(self.estimate, f"{self.settings.seed} {load} {repeat}", self.corpus)
+        texts = TraceTexts(self.estimate, f"{self.seed} {load} {repeat}", self.corpus)
         shots = []
         for number, request in enumerate(self.trace.faster(load.value)):
-            if self.settings.duration is not None and request.at >= self.settings.duration:
+            if self.duration is not None and request.at >= self.duration:
                 break
             lengths = clip(request, self.context)
             self.asked.append(lengths)
