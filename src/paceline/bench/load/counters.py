@@ -32,9 +32,10 @@ def read_counters(text: str) -> dict[str, float]:
         found = _SAMPLE.match(line)
         if found and found[1] in _WANTED:
             try:
-                samples.setdefault(found[1], []).append(float(found[2]))
+                value = float(found[2])
             except ValueError:
                 continue  # not a number: not Prometheus' format
+            samples.setdefault(found[1], []).append(value)
     values = {name: max(found) if name in _SHARES else sum(found) for name, found in samples.items()}
     present = {key: next((name for name in names if name in values), None) for key, names in NAMES.items()}
     return {key: values[name] for key, name in present.items() if name is not None}

@@ -82,10 +82,18 @@ class Lineup:
         make = _KINDS.get(kind)
         if make is None:
             raise TargetSpecError(f"no target {word!r}: give {', '.join(_KINDS)} or NAME=http://HOST:PORT[#MODEL]")
-        server = make(self, word, parse_options(rest, word))
-        return LoadTarget(
-            word, server=server, adapters=list(self.adapters), api=self.api, model=server.extra.get("model", "")
-        )
+        return self._started(make(self, word, parse_options(rest.split(","), word)))
+
+    def own(self, options: Sequence[str] = ()) -> LoadTarget:
+        """Paceline's own server with ``KEY=VALUE`` options, one each. Raises ``TargetSpecError``."""
+        found: dict[str, str] = {}
+        for option in options:
+            found |= parse_options([option], f"--serve-option {option}")
+        return self._started(self.paceline(":".join(["paceline", *([",".join(options)] if options else [])]), found))
+
+    def _started(self, server: HttpTarget) -> LoadTarget:
+        model = server.extra.get("model", "")
+        return LoadTarget(server.name, server=server, adapters=list(self.adapters), api=self.api, model=model)
 
     def remote(self, name: str, url: str, model: str = "") -> LoadTarget:
         """A server that runs somewhere. Raises ``EndpointError`` for what is no URL."""
@@ -182,20 +190,20 @@ _KINDS: Mapping[str, Callable[[Lineup, str, Mapping[str, str]], HttpTarget]] = {
 }
 
 
-def parse_options(text: str, word: str) -> dict[str, str]:
-    """``KEY=VALUE,...`` by key, with dashes; a part without = goes on with the value before it, as drafters' names do.
+def parse_options(parts: Sequence[str], word: str) -> dict[str, str]:
+    """``KEY=VALUE`` by key, with dashes; a part without = goes on with the value before it, as drafters' names do.
     ``off`` is short for ``speculate=off``. Raises ``TargetSpecError``."""
     found: dict[str, str] = {}
     key = ""
-    for part in filter(None, (part.strip() for part in re.split("[,:]", text))):
+    for part in filter(None, map(str.strip, parts)):
         name, is_pair, value = part.partition("=")
         if is_pair:
             key = name.strip().lstrip("-").replace("_", "-")
             found[key] = value.strip()
-        elif key:
-            found[key] += f",{part}"
         elif part == OFF:
             found["speculate"] = OFF
+        elif key:
+            found[key] += f",{part}"
         else:
             raise TargetSpecError(f"{word!r}: {part!r} is no option: give off or KEY=VALUE, several with commas")
     return found

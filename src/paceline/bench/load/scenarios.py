@@ -98,7 +98,10 @@ class Texts:
         low, high = (tokens * edge for edge in BAND)
         found = [prompt for prompt in self.prompts if low <= estimate.tokens(prompt) <= high]
         if not found:
-            raise DataError(f"no text of {self.origin} is near {tokens} tokens ({low:.0f} to {high:.0f}), {estimate}")
+            raise DataError(
+                f"no text of {self.origin} is near {tokens} tokens ({low:.0f} to {high:.0f}; {estimate}): give other "
+                "data, --rows of your own, or no data folder for generated English"
+            )
         return found
 
 

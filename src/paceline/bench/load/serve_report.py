@@ -125,6 +125,7 @@ def warnings_of(sweep: Sweep) -> list[str]:
     warnings = []
     if sweep.interrupted:
         warnings.append("STOPPED before its end: these are the points that were measured until then.")
+    warnings += [note for target in sweep.targets for note in target.notes]
     for name, why in sweep.failures.items():
         warnings.append(f"{name} FAILED: {why}")
     for point in sweep.points:

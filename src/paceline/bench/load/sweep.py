@@ -113,7 +113,7 @@ class Sweep:
 
     async def _measure_all(self, workload: Workload, load: Load, repeat: int, position: int) -> None:
         """All targets at one point, with the same requests. Who is first changes with the point and the repeat."""
-        taking_part = [target for target in self.alive() if not self._skips(target, workload, load, repeat)]
+        taking_part = [target for target in self.alive() if not self._skips(target, workload, load)]
         if not taking_part:
             return
         shots = workload.shots(load, repeat)
@@ -124,7 +124,7 @@ class Sweep:
         for target in taking_part[first:] + taking_part[:first]:
             await self._measure(target, workload, load, repeat, shots)
 
-    def _skips(self, target: LoadTarget, workload: Workload, load: Load, repeat: int) -> bool:
+    def _skips(self, target: LoadTarget, workload: Workload, load: Load) -> bool:
         saturated = self._saturated.get((target.name, workload.name))
         if saturated is None or load.kind != "rate" or load.value <= saturated.value:
             return False
@@ -148,10 +148,20 @@ class Sweep:
         finally:
             if len(self.targets) > 1 and target.name not in self.failures:
                 target.suspend()
+        gone = await self._gone(target, run)
         self._note(target, workload, load, repeat, run)
-        stopped = run.client is not None and run.client.stopped
-        if why := run.broken or (await target.unreachable() if stopped else ""):
-            self._fail(target, f"gone at {workload.name}, {load}: {why}")
+        if gone:
+            self._fail(target, f"gone at {workload.name}, {load}: {gone}")
+
+    async def _gone(self, target: LoadTarget, run: PointRun) -> str:
+        """Why the target cannot be measured any further; "" when it can."""
+        gone = run.broken or target.ended()
+        stopped = run.client.stopped if run.client is not None else ""
+        if not gone and (stopped or all(record.error for record in run.records)):
+            gone = await target.unreachable()
+        if any(record.error for record in run.records):
+            run.broken = run.broken or stopped or gone
+        return gone
 
     def _note(self, target: LoadTarget, workload: Workload, load: Load, repeat: int, run: PointRun) -> None:
         point = make_point(

@@ -32,7 +32,6 @@ def serve(
     The load comes from a process of its own: open loops (Poisson arrivals), closed loops (--concurrency), or a trace.
     Exit status: 1 when the server failed on the way, 130 after Ctrl-C; what was measured until then is shown.
     """
-    from paceline.bench.load.lineup import TargetSpecError
     from paceline.bench.load.serve_report import serve_report
 
     if url and (model or serve_option):
@@ -45,9 +44,6 @@ def serve(
             address, _, name = url.partition("#")
             target = lineup.remote(address, address, name)
         else:
-            try:
-                target = lineup.target(":".join(["paceline", *(serve_option or ())]))
-            except TargetSpecError as error:
-                raise TargetSpecError(str(error).replace("paceline:", "--serve-option ", 1)) from error
+            target = lineup.own(serve_option or ())
         sweep = ways.run([target], workloads, settings, load)
     ways.finish(sweep, serve_report(sweep, ways.command_line()), load)
