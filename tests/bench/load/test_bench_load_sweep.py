@@ -44,9 +44,8 @@ def remote(port: int, name: str = "remote", **more: object) -> LoadTarget:
 
 
 def sweep(targets: list[LoadTarget], settings: Settings, loads: Sequence[Load], **more: object) -> Sweep:
-    said: list[str] = []
     workloads = [workload(settings, loads, **more)]  # type: ignore[arg-type]
-    return Sweep(targets, workloads, settings, say=said.append, guard=QuietGuard())
+    return Sweep(targets, workloads, settings, guard=QuietGuard())
 
 
 def run(made: Sweep) -> Sweep:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TextIO
 
@@ -25,13 +25,12 @@ from paceline.bench.load.targets import LoadTarget
 from paceline.bench.load.workloads import Shot, Workload
 from paceline.bench.noise import NoiseGuard
 from paceline.bench.peers.targets import TargetError
+from paceline.bench.progress import Progress, Silent
 from paceline.bench.report import number
 from paceline.bench.text import passage
 
 WAKE_TOKENS = 8  # of the unmeasured request before each point of several targets
 WARM_TOKENS = 24
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +51,7 @@ class Sweep:
     targets: Sequence[LoadTarget]
     workloads: Sequence[Workload]
     settings: Settings
-    say: Say = print
+    progress: Progress = field(default_factory=Silent)
     raw: TextIO | None = None
     guard: NoiseGuard = field(default_factory=NoiseGuard)
     points: list[Point] = field(default_factory=list)
@@ -71,8 +70,9 @@ class Sweep:
             if not self.alive():
                 raise LoadError("; ".join(self.failures.values()))
             await self._fit()
+            points = [(workload, load) for workload in self.workloads for load in workload.loads]
+            self.progress.start(len(points) * self.settings.repeats * len(self.targets), "points under load")
             for repeat in range(self.settings.repeats):
-                points = [(workload, load) for workload in self.workloads for load in workload.loads]
                 for position, (workload, load) in enumerate(points):
                     await self._measure_all(workload, load, repeat, position)
         except asyncio.CancelledError:
@@ -87,13 +87,13 @@ class Sweep:
     async def _open(self, target: LoadTarget) -> None:
         try:
             if target.owned:
-                self.say(f"starting {target.name}")
+                self.progress.start(1, f"starting {target.name}")
             await target.open()
         except (TargetError, EndpointError, OSError) as error:
             self._fail(target, str(error).strip())
             return
         for note in target.notes:
-            self.say(note)
+            self.progress.say(note)
         if len(self.targets) > 1:
             target.suspend()
 
@@ -114,15 +114,17 @@ class Sweep:
     async def _measure_all(self, workload: Workload, load: Load, repeat: int, position: int) -> None:
         """All targets at one point, with the same requests. Who is first changes with the point and the repeat."""
         taking_part = [target for target in self.alive() if not self._skips(target, workload, load)]
+        self.progress.advance(len(self.targets) - len(taking_part))
         if not taking_part:
             return
         shots = workload.shots(load, repeat)
         if not shots:
-            self.say(f"{workload.name}, {load}: no request falls into this point; ask for a longer --duration")
+            self.progress.say(f"{workload.name}, {load}: no request falls into this point; ask for a longer --duration")
             return
         first = (repeat + position) % len(taking_part)
         for target in taking_part[first:] + taking_part[:first]:
             await self._measure(target, workload, load, repeat, shots)
+            self.progress.advance()
 
     def _skips(self, target: LoadTarget, workload: Workload, load: Load) -> bool:
         saturated = self._saturated.get((target.name, workload.name))
@@ -172,10 +174,10 @@ class Sweep:
             where = {"target": target.name, "workload": workload.name, "load": str(load), "repeat": repeat}
             self.raw.writelines(f"{json.dumps(where)[:-1]}, {record.line()[1:]}\n" for record in run.records)
             self.raw.flush()
-        self.say(f"{self._progress(repeat)}{progress(point, len(self.targets) > 1)}")
+        self.progress.say(f"{self._progress(repeat)}{progress(point, len(self.targets) > 1)}")
         if self.settings.until_saturated and point.saturated:
             self._saturated.setdefault((target.name, workload.name), load)
-            self.say(f"{target.name}, {workload.name}: saturated at {load}; higher rates are skipped")
+            self.progress.say(f"{target.name}, {workload.name}: saturated at {load}; higher rates are skipped")
 
     def _progress(self, repeat: int) -> str:
         return f"[{repeat + 1}/{self.settings.repeats}] " if self.settings.repeats > 1 else ""
@@ -217,7 +219,7 @@ class Sweep:
     def _fail(self, target: LoadTarget, why: str) -> None:
         self.failures[target.name] = why
         if len(self.targets) > 1 or self.points:
-            self.say(f"{target.name} failed and takes no further part: {why}")
+            self.progress.say(f"{target.name} failed and takes no further part: {why}")
         target.stop()
 
 

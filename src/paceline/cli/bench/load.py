@@ -134,11 +134,12 @@ def run(targets: Sequence[LoadTarget], workloads: Sequence[Workload], settings: 
     import signal
 
     from paceline.bench.load.sweep import Sweep
+    from paceline.bench.progress import shown
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # with its clean-up: no server stays behind
     with contextlib.ExitStack() as stack:
         raw = None if load.records is None else stack.enter_context(load.records.open("w"))
-        sweep = Sweep(targets, workloads, settings, say=lambda text: typer.echo(text, err=True), raw=raw)
+        sweep = Sweep(targets, workloads, settings, stack.enter_context(shown()), raw)
         with asyncio.Runner(loop_factory=options.event_loop) as runner:
             runner.run(sweep.run())
     return sweep

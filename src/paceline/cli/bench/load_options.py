@@ -150,7 +150,11 @@ class LoadOptions:
     data: options.Data = None
     records: Annotated[
         Path | None,
-        typer.Option(help="Also write every request with all its times, as JSON lines.", rich_help_panel=_MEASURING),
+        typer.Option(
+            callback=options.writable,
+            help="Also write every request with all its times, as JSON lines.",
+            rich_help_panel=_MEASURING,
+        ),
     ] = None
     json_file: options.Json = None
     csv_file: options.Csv = None
