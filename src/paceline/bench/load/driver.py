@@ -130,7 +130,8 @@ async def _watch(
         await asyncio.sleep(SAMPLE_SECONDS)
         if why := ended():
             run.broken = why
-            process.send_signal(signal.SIGTERM)
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(signal.SIGTERM)
             return
         if reading := await counters():
             run.during.append(reading)

@@ -170,6 +170,8 @@ class Sweep:
             target.name, workload.name, load, repeat, run, self.settings.goodput, self.settings.late_limit
         )
         self.points.append(point)
+        if run.warm_up_error:
+            self.progress.say(f"{target.name}, {workload.name}: an unmeasured request failed: {run.warm_up_error}")
         if self.raw is not None:
             where = {"target": target.name, "workload": workload.name, "load": str(load), "repeat": repeat}
             self.raw.writelines(f"{json.dumps(where)[:-1]}, {record.line()[1:]}\n" for record in run.records)
