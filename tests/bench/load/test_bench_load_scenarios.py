@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from paceline.bench.load.settings import Settings
 from paceline.bench.load.workloads import ScenarioWorkload
 from paceline.bench.prompts import DataError
 
+SHARED = Path(__file__).parents[4] / "shared" / "data"
 PERSON = {
     "name": "Ada", "age": 30, "gender": "Woman", "job_title": "Engineer", "job_industry": "Tech",
     "dating_location": "Lisbon", "hometown_location": "Porto", "interests": ["Chess", "Tea"], "values": ["Kindness"],
@@ -161,9 +161,8 @@ def test_rows_of_another_form_are_refused_with_their_number(tmp_path: Path, row:
 
 
 def test_real_data_gives_prompts_of_the_named_lengths() -> None:
-    folder = os.environ.get("PACELINE_BENCH_DATA")
-    if not folder or not (Path(folder) / "conllpp").is_dir():
-        pytest.skip("PACELINE_BENCH_DATA does not name a folder with the data sets")
+    if not SHARED.is_dir():
+        pytest.skip(f"{SHARED} is missing")
     for scenario in SCENARIOS:
-        texts = texts_of(scenario, Path(folder), 0)
-        assert folder in texts.origin and len(texts.fitting(TokenEstimate(30, 0.22), scenario.prompt_tokens)) > 300
+        texts = texts_of(scenario, SHARED, 0)
+        assert str(SHARED) in texts.origin and len(texts.fitting(TokenEstimate(30, 0.22), scenario.prompt_tokens)) > 300

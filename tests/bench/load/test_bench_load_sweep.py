@@ -205,7 +205,10 @@ def test_a_late_client_marks_the_point_invalid(fake_server) -> None:
     settings = Settings(repeats=1, duration=None, requests=6, late_limit=-1.0)  # nobody is that early
     made = run(sweep([remote(fake_server())], settings, [Load("rate", 40)]))
     report = serve_report(made, "")
-    assert any(warning.startswith("INVALID: remote, ner, 40 req/s, repeat 1") for warning in report.warnings)
+    (warning,) = [
+        warning for warning in report.warnings if warning.startswith("INVALID: the client was late at 1 of 1")
+    ]
+    assert "remote, ner, 40 req/s, repeat 1: requests left" in warning
     assert str(report.sections[0].tables[1].rows[0][-1]).endswith("INVALID")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from paceline.bench.load.traces import Trace, TraceRequest, Window, read_trace
 from paceline.bench.load.workloads import TraceWorkload
 from paceline.bench.prompts import DataError
 
+SHARED = Path(__file__).parents[4] / "shared" / "data"
 AZURE = """TIMESTAMP,ContextTokens,GeneratedTokens
 2023-11-16 18:15:46.6805900,374,44
 2023-11-16 18:15:50.9951690,396,109
@@ -185,9 +185,8 @@ def test_prose_is_told_from_code_and_other_scripts() -> None:
     ],
 )
 def test_real_traces_have_the_lengths_that_are_published(name: str, mean_in: float, mean_out: float) -> None:
-    data = os.environ.get("PACELINE_BENCH_DATA")
-    if not data or not (Path(data) / name).is_file():
-        pytest.skip("PACELINE_BENCH_DATA does not name a folder with the traces")
-    requests = read_trace(Path(data) / name).requests
+    if not (SHARED / name).is_file():
+        pytest.skip(f"{SHARED / name} is missing")
+    requests = read_trace(SHARED / name).requests
     assert sum(r.input_tokens for r in requests) / len(requests) == pytest.approx(mean_in, rel=0.1)
     assert sum(r.output_tokens for r in requests) / len(requests) == pytest.approx(mean_out, rel=0.25)

@@ -75,7 +75,7 @@ def _fastest(measured: Sequence[OperatingPoint], names: Sequence[str]) -> Sectio
     for name in names:
         cells: list[Cell] = [by_pair[pair][name].share for pair in PAIRS]
         rows.append([name, *cells, overall[name].share, f"{overall[name].won} of {overall[name].points}"])
-    columns = ["target", *(_title(*pair) for pair in PAIRS), "all", "operating points"]
+    columns = ["target", *(_title(*pair) for pair in PAIRS), "all", "lowest at"]
     note = (
         "Share of operating points (scenario x load x percentile) at which a target had the lowest latency, medians "
         f"over repeats. A target that failed more than {FAILED_LIMIT:.0%} of the requests of a point, or was not "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from paceline.bench.load.points import OperatingPoint, operating_points
+from paceline.bench.load.points import OperatingPoint, Point, operating_points
 from paceline.bench.load.sweep import Sweep
 from paceline.bench.load.tables import (
     by_kind,
@@ -18,6 +18,7 @@ from paceline.bench.load.tables import (
 from paceline.bench.load.workloads import Workload
 from paceline.bench.sections import Cell, Report, Section
 
+SHOWN_LATE = 3
 FEW = 100  # requests; below, the 99th percentile is about the slowest one
 
 
@@ -104,6 +105,10 @@ def data_of(sweep: Sweep) -> dict[str, Any]:
     }
 
 
+def _where(point: Point) -> str:
+    return f"{point.target}, {point.workload}, {point.load}, repeat {point.repeat + 1}"
+
+
 def _target(target: Any) -> Mapping[str, Any]:
     return {
         "name": target.name,
@@ -128,12 +133,16 @@ def warnings_of(sweep: Sweep) -> list[str]:
     warnings += [note for target in sweep.targets for note in target.notes]
     for name, why in sweep.failures.items():
         warnings.append(f"{name} FAILED: {why}")
+    late = [f"{_where(point)}: {point.late}" for point in sweep.points if point.late]
+    if late:
+        more = f"; and {len(late) - SHOWN_LATE} more" if len(late) > SHOWN_LATE else ""
+        warnings.append(
+            f"INVALID: the client was late at {len(late)} of {len(sweep.points)} points, so it measured itself, too; "
+            f"use a quieter machine. {'; '.join(late[:SHOWN_LATE])}{more}"
+        )
     for point in sweep.points:
-        where = f"{point.target}, {point.workload}, {point.load}, repeat {point.repeat + 1}"
-        if point.late:
-            warnings.append(f"INVALID: {where}: {point.late}. The client measured itself, too: use a quieter machine.")
         if point.problem and point.target not in sweep.failures:
-            warnings.append(f"BROKEN OFF, left out: {where}: {point.problem}")
+            warnings.append(f"BROKEN OFF, left out: {_where(point)}: {point.problem}")
     uncounted = sum(point.metrics.uncounted for point in sweep.points)
     if uncounted:
         warnings.append(
