@@ -19,7 +19,7 @@ from paceline.bench.load.serve_report import serve_report
 from paceline.bench.load.settings import Settings
 from paceline.bench.load.sweep import Sweep
 from paceline.bench.load.targets import LoadTarget
-from paceline.bench.load.workloads import ScenarioWorkload
+from paceline.bench.load.workloads import ScenarioWorkload, Shot
 from paceline.bench.noise import NoiseGuard
 
 
@@ -161,7 +161,7 @@ def test_a_url_whose_server_goes_away_ends_the_run_with_what_there_is(fake_serve
     assert ["ner, 40 req/s", "remote", "never sent"] in [list(row[:3]) for row in errors.rows]
 
 
-def test_a_server_that_is_nobody_is_refused(fake_server) -> None:
+def test_a_server_that_is_nobody_is_refused() -> None:
     from paceline.bench.peers.targets import free_port
 
     with pytest.raises(LoadError, match=r"cannot reach http://127\.0\.0\.1:\d+: .*Is the server running there"):
@@ -176,6 +176,19 @@ def test_a_chat_that_is_refused_becomes_a_completion_and_is_said(fake_server) ->
         "refuses a chat" in warning and "no chat template" in warning for warning in serve_report(made, "").warnings
     )
     assert made.points[0].metrics.completed == 6
+
+
+def test_requests_go_to_the_path_behind_the_url() -> None:
+    target = LoadTarget("x", Endpoint("http", "h", 1, prefix="/deep"), model="m", api="chat")
+    shot = Shot(0.5, user("hi"), 9, "adapter", ignore_eos=True)
+    sent = target.request(shot, 0.7)
+    assert (sent.at, sent.path, sent.model) == (0.5, "/deep/v1/chat/completions", "adapter")
+    assert sent.body == {
+        "messages": [{"role": "user", "content": "hi"}], "model": "adapter", "max_tokens": 9, "temperature": 0.7,
+        "stream": True, "stream_options": {"include_usage": True}, "ignore_eos": True,
+    }  # fmt: skip
+    plain = target.request(Shot(0, user("hi"), 9), 0.0, "completions", stream=False)
+    assert plain.path == "/v1/completions" and plain.body["prompt"] == "hi" and plain.body["model"] == "m"
 
 
 def test_an_adapter_that_the_server_does_not_have_is_refused_before_anything_is_measured(fake_server) -> None:

@@ -176,13 +176,11 @@ class Sweep:
             where = {"target": target.name, "workload": workload.name, "load": str(load), "repeat": repeat}
             self.raw.writelines(f"{json.dumps(where)[:-1]}, {record.line()[1:]}\n" for record in run.records)
             self.raw.flush()
-        self.progress.say(f"{self._progress(repeat)}{progress(point, len(self.targets) > 1)}")
+        turn = f"[{repeat + 1}/{self.settings.repeats}] " if self.settings.repeats > 1 else ""
+        self.progress.say(f"{turn}{point_line(point, len(self.targets) > 1)}")
         if self.settings.until_saturated and point.saturated:
             self._saturated.setdefault((target.name, workload.name), load)
             self.progress.say(f"{target.name}, {workload.name}: saturated at {load}; higher rates are skipped")
-
-    def _progress(self, repeat: int) -> str:
-        return f"[{repeat + 1}/{self.settings.repeats}] " if self.settings.repeats > 1 else ""
 
     def _plan(self, target: LoadTarget, workload: Workload, load: Load, shots: Sequence[Shot]) -> Plan:
         settings, address = self.settings, target.address
@@ -225,7 +223,7 @@ class Sweep:
         target.stop()
 
 
-def progress(point: Point, with_target: bool) -> str:
+def point_line(point: Point, with_target: bool) -> str:
     """One line about a point."""
     metrics = point.metrics
     parts = [f"{metrics.completed} of {metrics.requests + point.client.unsent} answered"]

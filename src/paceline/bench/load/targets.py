@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -29,8 +29,7 @@ class LoadTarget:
     """``server``: the processes, when they are started here; otherwise ``endpoint`` names a server that runs.
 
     ``model``: the name to send; found by ``probe`` when empty. ``adapters``: the names under which this server has
-    them. ``extra`` goes into every request. Found by ``probe``: ``api``, ``context`` (tokens of a request and its
-    answer; None: not told) and ``notes``.
+    them. Found by ``probe``: ``api``, ``context`` (tokens of a request and its answer; None: not told) and ``notes``.
     """
 
     name: str
@@ -38,7 +37,6 @@ class LoadTarget:
     server: HttpTarget | None = None
     model: str = ""
     adapters: Sequence[str] = ()
-    extra: Mapping[str, Any] = field(default_factory=dict)
     api: Api = "auto"
     context: int | None = None
     notes: list[str] = field(default_factory=list)
@@ -149,7 +147,7 @@ class LoadTarget:
     def request(self, shot: Shot, temperature: float, api: Api | None = None, stream: bool = True) -> PlannedRequest:
         """The HTTP request of a shot."""
         model = shot.adapter or self.model
-        body: dict[str, Any] = {"max_tokens": shot.max_tokens, "temperature": temperature, **self.extra}
+        body: dict[str, Any] = {"max_tokens": shot.max_tokens, "temperature": temperature}
         if model:
             body["model"] = model
         if stream:

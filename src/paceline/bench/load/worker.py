@@ -15,7 +15,8 @@ import signal
 import ssl
 import sys
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,7 @@ class LoadGenerator:
         else:
             await self._drain(tasks, None, "")
 
-    async def _place(self, indices: Any) -> None:
+    async def _place(self, indices: Iterator[int]) -> None:
         """A place of a closed loop: one request after another while there are any."""
         for index in indices:
             self._sent += 1
@@ -230,8 +231,7 @@ async def generate(plan: Plan, write: Write, wait: Callable[[], object]) -> None
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, generator.stop, "stopped")
     report = await generator.run()
-    values = {name: getattr(report, name) for name in report.__slots__}
-    write(json.dumps({"client": values}))
+    write(json.dumps({"client": asdict(report)}))
 
 
 def main(arguments: list[str]) -> None:
