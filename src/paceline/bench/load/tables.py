@@ -61,7 +61,7 @@ def throughput_table(points: Sequence[OperatingPoint], settings: Settings, with_
 def server_table(points: Sequence[OperatingPoint], with_target: bool) -> Table | None:
     """What the servers' own counters say; None when no server tells."""
     columns = ["load", *(["target"] if with_target else []), "acceptance length", "accepted / drafted"]
-    columns += ["prompt tokens from the prefix cache", "longest queue", "KV cache used, peak", "preemptions"]
+    columns += ["from prefix cache", "longest queue", "KV cache, peak", "preemptions"]
     rows: list[list[Cell]] = []
     for point in points:
         values = [
@@ -76,7 +76,7 @@ def server_table(points: Sequence[OperatingPoint], with_target: bool) -> Table |
             rows.append([*labels(point, with_target), *values])
     note = (
         "From /metrics, before and after each point; queue and KV cache are looked at once a second. Acceptance "
-        "length: mean tokens of a step that verified a draft."
+        "length: mean tokens of a step that verified a draft. From prefix cache: share of prompt tokens."
     )
     return Table("Counters of the server", columns, rows, note) if rows else None
 
