@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import json
+from json import dumps
 from pathlib import Path
 from typing import Any
 
 from paceline.bench.machine import machine
 from paceline.bench.report import markdown_table, number
 from paceline.bench.sections import Cell, Report, Table
+from paceline.errors import PacelineError
 
 
-def publish(report: Report, *, json_file: Path | None = None) -> None:
-    """Prints the report to standard output and writes the files that are named."""
+def publish(report: Report, *, json: Path | None = None, csv: Path | None = None, html: Path | None = None) -> None:
+    """Prints the report to standard output and writes the files that are named. Raises ``PacelineError`` for a kind of
+    file that cannot be written yet."""
+    for name, file in (("--csv", csv), ("--html", html)):
+        if file is not None:
+            raise PacelineError(f"{name} {file}: this kind of file is not written yet; use --json")
     print(f"{report.title}\n{', '.join(f'{name} {cell(value)}' for name, value in report.settings.items())}")
     for section in report.sections:
         print(f"\n### {section.title}\n")
@@ -22,8 +27,8 @@ def publish(report: Report, *, json_file: Path | None = None) -> None:
             print(table_text(table) + "\n")
     for warning in report.warnings:
         print(warning)
-    if json_file is not None:
-        json_file.write_text(json.dumps(as_json(report), indent=1, ensure_ascii=False) + "\n")
+    if json is not None:
+        json.write_text(dumps(as_json(report), indent=1, ensure_ascii=False) + "\n")
 
 
 def as_json(report: Report) -> dict[str, Any]:
