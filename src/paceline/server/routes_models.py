@@ -74,7 +74,7 @@ def _model(context: ServerContext, name: str) -> dict[str, Any]:
 
 
 def _tokenizer_info(tokenizer: Tokenizer) -> dict[str, Any]:
-    """With the names of ``tokenizer_config.json``, as vLLM answers. Special tokens are texts, null where there is none."""
+    """With the names of ``tokenizer_config.json``, as vLLM answers; a special token is a text or null."""
     special = {role: tokenizer.special_tokens.get(role) for role in _SPECIAL_ROLES}
     template = tokenizer.chat_templates.get("default")
     return {"tokenizer_class": "PreTrainedTokenizerFast", **special, "chat_template": template}
