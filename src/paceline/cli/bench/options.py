@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shlex
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +28,11 @@ Data = Annotated[
         help="Folder of JSON lines or text files to take prompts from. Default: generated English.",
     ),
 ]
+
+
+def command_line() -> str:
+    """What the user typed, to repeat it."""
+    return shlex.join(["paceline", *sys.argv[1:]])
 
 
 @contextmanager
