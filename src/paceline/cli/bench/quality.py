@@ -69,8 +69,6 @@ def quality(
     The exit status is 1 when settings that promise identical answers (speculation, prefix cache, threads, batch size)
     gave different ones.
     """
-    import sys
-
     from paceline.bench.publish import publish
     from paceline.bench.quality.report import broken_promises, quality_report
     from paceline.bench.quality.run import QualityBench
@@ -91,7 +89,7 @@ def quality(
         bench.run()
     source = str(data) if data else GENERATED
     head: dict[str, Cell] = {"model": next(iter(bench.descriptions.values())), "questions from": source, "seed": seed}
-    report = quality_report(bench, " ".join(["paceline", *sys.argv[1:]]), head)
+    report = quality_report(bench, options.command_line(), head)
     with options.errors_in_one_line():
         publish(report, json=json_file, csv=csv_file, html=html_file)
     if broken_promises(bench.agreements()):
