@@ -85,6 +85,7 @@ def test_programs_that_take_the_servers_cores_are_the_client_even_when_requests_
     found = seen({"waiting": 5.0}, {"server_cores": 2.0, "other_cores": 2.0})
     assert diagnose(found).cause == "client" and "another machine" in diagnose(found).action
     assert "keep 2.0 of 4 cores busy, the server 2.0" in evidence(found)
+    assert diagnose(found).beside == ("Queue: requests wait to be started.",)
 
 
 def test_a_machine_kept_busy_by_its_own_server_alone_is_not_the_client():

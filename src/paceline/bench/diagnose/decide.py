@@ -45,12 +45,13 @@ PREFILL_GROWTH = 4.0  # times to first token of the long and the short prompt
 @dataclass(frozen=True, slots=True)
 class Finding:
     """What is binding. ``evidence``: the numbers that say so; ``action``: the one change most likely to help;
-    ``unseen``: what could not be observed, and so not be found."""
+    ``beside``: what else was found, in a sentence each; ``unseen``: what could not be observed, and so not be found."""
 
     cause: Cause
     summary: str
     evidence: tuple[str, ...]
     action: str
+    beside: tuple[str, ...] = ()
     unseen: tuple[str, ...] = ()
 
 
@@ -71,11 +72,12 @@ def diagnose(seen: Observations) -> Finding:
         ("decode", _decode),
     )
     unseen = tuple(_unseen(seen))
-    for cause, check in checks:
-        found = check(seen)
-        if found is not None:
-            return Finding(cause, found.summary, tuple(found.evidence), found.action, unseen)
-    return Finding("nothing", "Nothing is binding.", tuple(_calm(seen)), _advice(seen), unseen)
+    causes = [(cause, found) for cause, check in checks if (found := check(seen)) is not None]
+    if not causes:
+        return Finding("nothing", "Nothing is binding.", tuple(_calm(seen)), _advice(seen), (), unseen)
+    (cause, first), *others = causes
+    beside = tuple(found.summary for _, found in others)
+    return Finding(cause, first.summary, tuple(first.evidence), first.action, beside, unseen)
 
 
 def _memory(seen: Observations) -> _Found | None:

@@ -16,8 +16,11 @@ def diagnosis_report(
     finding: Finding, seen: Observations, command: str, settings: Mapping[str, Cell], notes: Sequence[str]
 ) -> Report:
     """The whole report."""
+    texts = [finding.summary, f"What would help most: {finding.action}"]
+    if finding.beside:
+        texts.append(f"Found as well, and to be looked at again after that change: {' '.join(finding.beside)}")
     sections = [
-        Section("Finding", [finding.summary, f"What would help most: {finding.action}"], [_evidence(finding)]),
+        Section("Finding", texts, [_evidence(finding)]),
         Section("What was seen", (), _tables(seen), _plots(seen)),
     ]
     if finding.unseen:
