@@ -80,14 +80,14 @@ def test_scores_and_changes_are_counted_by_question():
     )
     report = quality_report(found, "paceline bench quality", {})
     first, second = rows(table(report, "Scores"))
-    assert (first["value [%]"], second["value [%]"], second["change to the first [points]"]) == (
+    assert (first["score [%]"], second["score [%]"], second["change [points]"]) == (
         "50.0",
         "75.0",
         "+25.0",
     )
-    assert (second["right here only"], second["right there only"]) == (2, 1)
+    assert (second["gained"], second["lost"]) == (2, 1)
     (same,) = rows(table(report, "Same answers"))
-    assert (same["identical answers [%]"], same["different"], same["must be identical"]) == ("25.0", 3, "no")
+    assert (same["identical [%]"], same["different"], same["must be identical"]) == ("25.0", 3, "no")
     assert broken_promises(found.agreements()) == [] and not report.warnings
 
 
@@ -150,8 +150,7 @@ def test_entities_have_an_f1_and_bars_have_whiskers():
     answers = ['[{"text": "Rome", "type": "location"}]', "Rome, UN"]
     report = quality_report(bench([task], {"base": Scripted(answers)}), "", {})
     (row,) = rows(table(report, "Scores"))
-    assert row["value [%]"] == "40.0"  # 2 * 1 / (1 + 4)
-    assert row["unreadable answers"] == 1
+    assert (row["task"], row["score [%]"], row["unreadable"]) == ("ner (F1)", "40.0", 1)  # 2 * 1 / (1 + 4)
     (series,) = report.sections[0].plots[0].series
     assert isinstance(series, Series) and series.x == ["ner"] and series.y == [pytest.approx(40.0)]
     assert series.low is not None and series.high is not None and series.low[0] < 40 < series.high[0]

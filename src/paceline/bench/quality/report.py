@@ -14,14 +14,15 @@ SHOWN_DIFFERENCES = 8  # of a pair of settings; the JSON file has all answers
 SNIPPET = 60  # characters around the first difference
 
 SCORE_COLUMNS = (
-    "task", "setting", "score", "value [%]", "95% interval [%]", "questions", "change to the first [points]",
-    "95% interval [points]", "right here only", "right there only", "unreadable answers",
+    "task", "setting", "questions", "score [%]", "95% interval", "change [points]", "95% interval of the change",
+    "gained", "lost", "unreadable",
 )  # fmt: skip
 SAME_COLUMNS = (
-    "task", "setting", "compared with", "identical answers [%]", "different", "must be identical",
-    "largest difference of a log probability",
+    "task", "setting", "compared with", "identical [%]", "different", "must be identical", "largest logprob gap",
 )  # fmt: skip
 SCORE_NOTE = (
+    "Changes are to the first setting; gained and lost: questions that only this or only that one answered rightly; "
+    "unreadable: answers of another form than asked for. "
     "Interval of an accuracy: Wilson; of F1 and of changes: bootstrap over questions, a question's answers under both "
     "settings drawn together. A change whose interval contains 0 is not shown to be one by this many questions."
 )
@@ -74,8 +75,8 @@ def _score_rows(task: Task, results: Mapping[str, Result]) -> list[list[Cell]]:
     first = next(iter(results.values()), None)
     for name, result in results.items():
         assert first is not None
-        row: list[Cell] = [task.name, name, task.metric, _percent(result.score), _span(interval_of(task, result))]
-        row.append(len(result.counts))
+        title = task.name if task.metric == "accuracy" else f"{task.name} ({task.metric})"
+        row: list[Cell] = [title, name, len(result.counts), _percent(result.score), _span(interval_of(task, result))]
         if result is first:
             row += [None, None, None, None]
         else:

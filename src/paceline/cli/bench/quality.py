@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -51,20 +50,14 @@ def quality(
     api_key: Annotated[
         str | None, typer.Option(envvar="OPENAI_API_KEY", help="Key that the server wants, with --url.")
     ] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            envvar="PACELINE_BENCH_DATA",
-            exists=True,
-            file_okay=False,
-            help="Folder with gsm8k, mmlu_stem and conllpp. Default: generated sums, copies and choices.",
-        ),
-    ] = None,
+    data: options.Data = None,
     json_file: options.Json = None,
     csv_file: options.Csv = None,
     html_file: options.Html = None,
 ) -> None:
     """Answer the same questions under several settings: scores, their differences, and which answers changed.
+
+    --data names a folder with gsm8k, mmlu_stem and conllpp; without it questions are generated.
 
     The exit status is 1 when settings that promise identical answers (speculation, prefix cache, threads, batch size)
     gave different ones.
