@@ -14,8 +14,8 @@ Answering = Callable[[str, str, dict[str, Any]], tuple[int, Any]]
 
 
 @contextmanager
-def scripted_http(answering: Answering):
-    """The URL of a server on a free port, for as long as the context lasts."""
+def scripted_http(answering: Answering, headers: Callable[[Any], None] = lambda _: None):
+    """The URL of a server on a free port, for as long as the context lasts. ``headers`` gets those of each request."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -27,6 +27,7 @@ def scripted_http(answering: Answering):
             self._answer(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
 
         def _answer(self, body: dict[str, Any]) -> None:
+            headers(self.headers)
             status, answer = answering(self.command, self.path, body)
             if isinstance(answer, list):
                 events = "".join(f"data: {json.dumps(event)}\n\n" for event in answer)

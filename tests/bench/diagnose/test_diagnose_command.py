@@ -148,3 +148,14 @@ def test_a_server_elsewhere_has_no_process_here():
     assert not local.is_here("192.0.2.1")
     assert local.is_here("localhost") and local.is_here("127.0.0.1")
     assert local.watch("127.0.0.1", 1) is None
+
+
+def test_a_key_is_sent_and_not_told(monkeypatch, alone, tmp_path):
+    keys = []
+    server = Server(seconds_a_token=0.0001)
+    monkeypatch.setattr("sys.argv", ["paceline", "bench", "diagnose", "URL", "--api-key", "s3cret"])
+    report = tmp_path / "report.json"
+    with scripted_http(server, headers=keys.append) as url:
+        assert run(url, "--watch", "1", "--api-key", "s3cret", "--json", str(report)).exit_code == 0
+    assert {headers["Authorization"] for headers in keys} == {"Bearer s3cret"}
+    assert "s3cret" not in report.read_text() and "--api-key ..." in report.read_text()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from paceline.cli.bench import options
+from paceline.cli.bench import options, server_key
 
 if TYPE_CHECKING:
     from paceline.bench.sections import Cell
@@ -19,7 +19,7 @@ def diagnose(
     ] = 5.0,
     probes: Annotated[bool, typer.Option(help="Also send a few requests, after looking on.")] = True,
     served_model: Annotated[str | None, typer.Option(help="Model to ask for. Default: the first.")] = None,
-    api_key: Annotated[str | None, typer.Option(envvar="OPENAI_API_KEY", help="Key that the server wants.")] = None,
+    api_key: server_key.ServerKey = "",
     json_file: options.Json = None,
     csv_file: options.Csv = None,
     html_file: options.Html = None,
@@ -36,11 +36,11 @@ def diagnose(
     from paceline.bench.publish import publish
 
     with options.errors_in_one_line():
-        endpoint = endpoint_of(url, api_key)
+        endpoint = endpoint_of(url, server_key.first_key(api_key))
         look = Look(endpoint, watch, served_model, probes, say=lambda text: typer.echo(text, err=True))
         seen = look.run()
     names = {"paceline": "Paceline", "vllm": "vLLM's metrics", "other": "no known metrics"}
     head: dict[str, Cell] = {"server": endpoint.url, "kind": names[seen.kind], "watched [s]": watch}
-    report = diagnosis_report(decide(seen), seen, options.command_line(), head, look.notes)
+    report = diagnosis_report(decide(seen), seen, server_key.command_without_key(api_key), head, look.notes)
     with options.errors_in_one_line():
         publish(report, json=json_file, csv=csv_file, html=html_file)

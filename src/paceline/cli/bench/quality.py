@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from paceline.cli.bench import options
+from paceline.cli.bench import options, server_key
 
 if TYPE_CHECKING:
     from paceline.bench.quality.run import Variant
@@ -47,9 +47,7 @@ def quality(
     threads: options.Threads = None,
     concurrency: Annotated[int, typer.Option(min=1, help="Requests open at a time, with --url.")] = 8,
     served_model: Annotated[str | None, typer.Option(help="Model to ask for, with --url. Default: the first.")] = None,
-    api_key: Annotated[
-        str | None, typer.Option(envvar="OPENAI_API_KEY", help="Key that the server wants, with --url.")
-    ] = None,
+    api_key: server_key.ServerKey = "",
     data: options.Data = None,
     json_file: options.Json = None,
     csv_file: options.Csv = None,
@@ -75,14 +73,14 @@ def quality(
         settings = parse_settings(setting or ([BASE] if url else DEFAULT_SETTINGS))
         tasks = load_tasks(data, task or (), rows_per_task, seed)
         if url:
-            variants = _servers(url, settings, served_model, api_key, concurrency)
+            variants = _servers(url, settings, served_model, server_key.first_key(api_key), concurrency)
         else:
             variants = _engines(model, settings, {"backend": backend, "threads": threads})
         bench = QualityBench(tasks, variants, must_agree, say=lambda text: typer.echo(text, err=True))
         bench.run()
     source = str(data) if data else GENERATED
     head: dict[str, Cell] = {"model": next(iter(bench.descriptions.values())), "questions from": source, "seed": seed}
-    report = quality_report(bench, options.command_line(), head)
+    report = quality_report(bench, server_key.command_without_key(api_key), head)
     with options.errors_in_one_line():
         publish(report, json=json_file, csv=csv_file, html=html_file)
     if broken_promises(bench.agreements()):
