@@ -8,7 +8,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/pip --disable-pip-version-check -q
 SOURCES := $(shell find src csrc -type f -not -name '*.pyc' -not -name '*.so') CMakeLists.txt
 
-.PHONY: serve test lint bench install install-test clean
+.PHONY: serve test lint bench install install-test install-bench clean
 
 serve: install
 	$(BIN)/paceline serve $(MODEL) --port $(PORT)
@@ -21,10 +21,11 @@ lint: install-test
 	$(BIN)/ruff format --check src tests
 	$(BIN)/mypy
 
-bench: install
+bench: install-bench
 	$(BIN)/paceline bench all $(BENCH_ARGS)
 
 install: $(VENV)/paceline.stamp
+install-bench: $(VENV)/bench.stamp $(VENV)/paceline.stamp
 install-test: $(VENV)/test.stamp $(VENV)/paceline.stamp
 
 # torch first and exactly: any other order may pull the CUDA build, which is gigabytes.
@@ -42,6 +43,10 @@ $(VENV)/build.stamp: $(VENV)/torch.stamp
 
 $(VENV)/paceline.stamp: $(VENV)/build.stamp $(SOURCES) pyproject.toml README.md
 	PATH="$(abspath $(BIN)):$$PATH" $(PIP) install --no-build-isolation .
+	touch $@
+
+$(VENV)/bench.stamp: $(VENV)/paceline.stamp pyproject.toml
+	PATH="$(abspath $(BIN)):$$PATH" $(PIP) install --no-build-isolation '.[bench]'
 	touch $@
 
 $(VENV)/test.stamp: $(VENV)/paceline.stamp pyproject.toml

@@ -161,13 +161,14 @@ void bind_adapters(nb::module_& m) {
 }
 
 void bind_recording(nb::class_<Program>& program) {
-  program.def("rows", &Program::rows, "width"_a, "want"_a, "capacity"_a = 0)
+  program.def("rows", &Program::rows, "width"_a, "want"_a, "capacity"_a = 0,
+              "selected"_a = false)
       .def("rope", &Program::rope)
       .def("embed", [](Program& p, const Matrix* table, float scale, int out) {
         p.add(EmbedOp{table, scale, p.buffer(out)});
       })
       .def("rowwise", [](Program& p, int x, int y, const Vector* y_norm, float y_scale, const Vector* norm, float eps,
-                         int out, int want, bool select) {
+                         int out, int want) {
         RowwiseOp op;
         op.x = p.buffer(x);
         op.has_add = y >= 0;
@@ -178,9 +179,8 @@ void bind_recording(nb::class_<Program>& program) {
         op.eps = eps;
         if (out >= 0) op.out = p.buffer(out);
         op.want = want;
-        op.select = select;
         p.add(op);
-      }, "x"_a, "y"_a, "y_norm"_a.none(), "y_scale"_a, "norm"_a.none(), "eps"_a, "out"_a, "want"_a, "select"_a)
+      }, "x"_a, "y"_a, "y_norm"_a.none(), "y_scale"_a, "norm"_a.none(), "eps"_a, "out"_a, "want"_a)
       .def("linear", [](Program& p, const Matrix* w, int x, int out, const Vector* bias, bool residual, float scale,
                         bool to_logits, float softcap) {
         const Rows to = out >= 0 ? p.buffer(out) : Rows{};

@@ -83,13 +83,29 @@ struct Rows {
   QuantGroup* quant = nullptr;  // [row / 8][padded / 32]
   float* dense = nullptr;      // [row / 8][padded][8]
   uint16_t* bf16 = nullptr;    // [row / 8][padded / 2][8][2]
+  bool selected = false;       // the rows are the step's selected ones, in their order; else all of it
 
   int groups() const { return padded / kGroup; }
 };
 
 enum class CacheType : uint8_t { F32, F16, BF16 };
 
-// Paged keys and values of one group of layers: [block][layer][kv head][ keys: [dim][16], values: [16][dim] ].
+// Keys and values of one kv head in one block of 16, in items. Bfloat16 dot products take two numbers of each operand, so
+// in bfloat16 two neighbouring dims of a key, and the same dim of two neighbouring values, lie side by side:
+// keys [dim / 2][16][2], values [16 / 2][dim][2]; else [dim][16] and [16][dim]. Dims are filled up, of keys to a multiple
+// of 2, of values to one of 16.
+struct HeadLayout {
+  bool paired = false;
+  int dim = 0, padded = 0;
+
+  HeadLayout(bool paired, int dim) : paired(paired), dim(dim), padded(round_up(dim, 16)) {}
+  size_t key_items() const { return static_cast<size_t>(round_up(dim, 2)) * kBlock; }
+  size_t items() const { return key_items() + static_cast<size_t>(padded) * kBlock; }
+  size_t key(int lane, int d) const { return paired ? (d / 2 * kBlock + lane) * 2 + d % 2 : d * kBlock + lane; }
+  size_t value(int lane, int d) const { return paired ? (lane / 2 * padded + d) * 2 + lane % 2 : lane * padded + d; }
+};
+
+// Paged keys and values of one group of layers: [block][layer][kv head][ keys, values ].
 struct CacheGroup {
   uint8_t* data = nullptr;
   size_t head_bytes = 0;   // keys and values of one head in one block
@@ -112,6 +128,13 @@ struct AdapterRows {
   const Adapter* adapter = nullptr;
   int count = 0;
   int rows[kRowBlock];
+};
+
+// Rows of adapters, grouped so that a step reads an adapter's weights once. Numbers of rows are those of their set.
+struct AdapterGroups {
+  std::vector<AdapterRows> all;       // of each adapter; empty where all rows are of the base model
+  std::vector<AdapterRows> by_block;  // the same within each block of rows
+  std::vector<int> starts;            // [blocks + 1] in by_block
 };
 
 // One tile of 16 ranks of A x for the rows of a group; the results of the part stand from `column` on.
@@ -140,13 +163,13 @@ struct Step {
   float* hidden = nullptr;  // captured activations of all rows, or null
   const float* inputs = nullptr;  // rows that the caller gives, or null
 
-  std::vector<AdapterRows> step_groups;   // the rows of each adapter; empty where all rows are of the base model
-  std::vector<AdapterRows> block_groups;  // the same within each block of rows
-  std::vector<int> group_starts;          // [blocks + 1] in block_groups
-  std::vector<ShrinkItem> shrinks;        // of the open op
+  int rows_of(const Rows& x) const { return x.selected ? logit_rows : rows; }
+
+  AdapterGroups adapter_rows[2];    // of all rows, of the selected ones
+  std::vector<ShrinkItem> shrinks;  // of the open op
   float* shrunk = nullptr;  // of the open op: [row][ranks of the op's weights side by side, each in whole tiles]
   int shrunk_width = 0;
-  bool has_adapters() const { return !step_groups.empty(); }
+  const AdapterGroups& adapters_of(const Rows& x) const { return adapter_rows[x.selected]; }
   float* shrunk_row(int row) const { return shrunk + static_cast<size_t>(row) * shrunk_width; }
 
   std::vector<AttentionTask> tasks;

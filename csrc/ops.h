@@ -34,7 +34,8 @@ struct RowwiseOp {
   float eps = 0.0f;
   Rows out;
   int want = 0;  // 0: only the addition
-  bool select = false;  // out has the selected rows only
+
+  bool selects() const { return want && out.selected && !x.selected; }  // then out's rows are picked from x's
 };
 
 struct LinearOp {
@@ -44,7 +45,7 @@ struct LinearOp {
   const float* bias = nullptr;
   bool residual = false;  // out += scale * product, in place
   float scale = 1.0f;
-  bool to_logits = false;  // rows are the selected ones, out is the step's logits; softcap applies
+  bool to_logits = false;  // out is the step's logits; softcap applies
   float softcap = 0.0f;
   std::vector<int> sites;  // of the weight's segments; empty where no adapter updates any
 };

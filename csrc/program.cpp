@@ -34,9 +34,9 @@ constexpr const char* kPartNames[] = {"",       ".shrink", ".store", ".split", "
                                       ".route", ".gather", ".gated", ".down",  ".combine"};
 
 template <class Item>
-void move_slots(const CacheGroup& group, const CacheShape& shape, const int32_t* sources, const int32_t* targets,
-                int count) {
-  const int dim = shape.dim, padded = round_up(dim, 16);
+void move_slots(const CacheGroup& group, const CacheShape& shape, bool paired, const int32_t* sources,
+                const int32_t* targets, int count) {
+  const HeadLayout layout(paired, shape.dim);
   for (int head = 0; head < shape.layers * shape.kv_heads; ++head) {
     uint8_t* at = group.data + head * group.head_bytes;
     for (int i = 0; i < count; ++i) {
@@ -44,8 +44,9 @@ void move_slots(const CacheGroup& group, const CacheShape& shape, const int32_t*
       const auto* from = reinterpret_cast<const Item*>(at + sources[i] / kBlock * group.block_bytes);
       auto* to = reinterpret_cast<Item*>(at + targets[i] / kBlock * group.block_bytes);
       const int a = sources[i] % kBlock, b = targets[i] % kBlock;
-      for (int d = 0; d < dim; ++d) to[d * kBlock + b] = from[d * kBlock + a];
-      std::copy_n(from + dim * kBlock + a * padded, padded, to + dim * kBlock + b * padded);
+      for (int d = 0; d < layout.dim; ++d) to[layout.key(b, d)] = from[layout.key(a, d)];
+      const size_t values = layout.key_items();
+      for (int d = 0; d < layout.dim; ++d) to[values + layout.value(b, d)] = from[values + layout.value(a, d)];
     }
   }
 }
@@ -56,7 +57,7 @@ Cache::Cache(CacheType type, const std::vector<CacheShape>& shapes) : type(type)
   const size_t item = type == CacheType::F32 ? 4 : 2;
   for (const CacheShape& shape : shapes) {
     CacheGroup g;
-    g.head_bytes = static_cast<size_t>(shape.dim + round_up(shape.dim, 16)) * kBlock * item;
+    g.head_bytes = HeadLayout(type == CacheType::BF16, shape.dim).items() * item;
     g.layer_bytes = g.head_bytes * shape.kv_heads;
     g.block_bytes = g.layer_bytes * shape.layers;
     g.data = arena_.take(g.block_bytes * shape.blocks);
@@ -69,8 +70,9 @@ void Cache::move(int group, const int32_t* sources, const int32_t* targets, int 
   const auto inside = [&](int32_t slot) { return slot >= 0 && slot / kBlock < shape.blocks; };
   if (!std::all_of(sources, sources + count, inside) || !std::all_of(targets, targets + count, inside))
     throw std::invalid_argument("a slot to move is outside of the cache");
-  if (type == CacheType::F32) move_slots<float>(groups[group], shape, sources, targets, count);
-  else move_slots<uint16_t>(groups[group], shape, sources, targets, count);
+  const bool paired = type == CacheType::BF16;
+  if (type == CacheType::F32) move_slots<float>(groups[group], shape, paired, sources, targets, count);
+  else move_slots<uint16_t>(groups[group], shape, paired, sources, targets, count);
 }
 
 Program::Program(std::shared_ptr<Team> team, std::shared_ptr<Cache> cache, std::shared_ptr<Adapters> adapters,
@@ -81,8 +83,9 @@ Program::Program(std::shared_ptr<Team> team, std::shared_ptr<Cache> cache, std::
       kernels_(kernels),
       max_rows_(max_rows) {}
 
-int Program::rows(int width, int want, int capacity) {
+int Program::rows(int width, int want, int capacity, bool selected) {
   Rows r;
+  r.selected = selected;
   r.width = width;
   r.padded = round_up(width, kSpan);
   const size_t all = round_up(capacity ? capacity : max_rows_, kRowBlock);
@@ -104,7 +107,7 @@ int Program::rope(std::vector<float> inv_freq, float factor) {
 
 void Program::capture(int x) {
   const Rows& rows = buffer(x);
-  if (!rows.plain) throw std::invalid_argument("only plain floats can be captured");
+  if (!rows.plain || rows.selected) throw std::invalid_argument("only plain floats of all rows can be captured");
   add(CaptureOp{rows, hidden_width_});
   hidden_width_ += rows.width;
 }
@@ -222,9 +225,9 @@ int Program::items(Stage& stage) {
     const int items = open_shrink(op);
     return items ? cut(items, 2) : 0;
   }
-  if (auto* r = std::get_if<RowwiseOp>(&op)) return cut(r->select ? step_.logit_rows : rows, 4);
+  if (auto* r = std::get_if<RowwiseOp>(&op)) return cut(step_.rows_of(r->selects() ? r->out : r->x), 4);
   if (auto* l = std::get_if<LinearOp>(&op)) {
-    if (l->to_logits && step_.logit_rows == 0) return 0;
+    if (step_.rows_of(l->x) == 0) return 0;
     if (!l->to_logits) return cut(l->weight->tiles, 3);
     const int tiles = cut(l->weight->tiles, 32);  // a head is large: late threads should find work to take
     step_.logit_chunk_tiles = stage.per_chunk;
@@ -233,7 +236,8 @@ int Program::items(Stage& stage) {
     step_.chunk_tops = tops_.data();
     return tiles;
   }
-  if (auto* g = std::get_if<GatedOp>(&op)) return cut(divide_up(g->gate->tiles, 2), 3);
+  if (auto* g = std::get_if<GatedOp>(&op))
+    return step_.rows_of(g->x) ? cut(divide_up(g->gate->tiles, 2), 3) : 0;
   if (auto* a = std::get_if<AttentionOp>(&op)) {
     const int tasks = static_cast<int>(step_.tasks.size()) * a->kv_heads;
     if (stage.part == Part::Store) return cut(a->norm_whole ? rows : rows * a->kv_heads, 4);
@@ -246,6 +250,7 @@ int Program::items(Stage& stage) {
     if (stage.part == Part::Gather) return cut(static_cast<int>(m->pair_row.size()), 4);
     if (stage.part == Part::Gated) return cut(active * divide_up(m->gate[0]->tiles, 2), 16);
     if (stage.part == Part::Down) return cut(active * m->down[0]->tiles, 16);
+    return cut(step_.rows_of(m->x), 4);
   }
   return cut(rows, 4);
 }

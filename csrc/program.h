@@ -39,7 +39,7 @@ class Program final : public Stages {
   ~Program() override { team_->settle(); }
 
   // Recording. rows() gives the number of a buffer that other ops name.
-  int rows(int width, int want, int capacity = 0);
+  int rows(int width, int want, int capacity = 0, bool selected = false);
   int rope(std::vector<float> inv_freq, float factor);
   const Rows& buffer(int id) const { return buffers_.at(id); }
   const CacheGroup* cache_group(int group) const { return &cache_->groups.at(group); }
@@ -80,6 +80,7 @@ class Program final : public Stages {
   void find_best();
   static std::vector<int> sites_of(const std::vector<const Matrix*>& weights);  // of all segments; empty: none has one
   void plan_adapters(Step& step);
+  void group_adapters(const std::vector<int>& slots, AdapterGroups& to);
   int open_shrink(const Op& op);
   int items(Stage& stage);
   void run_item_range(const Stage& stage, int first, int last, int thread);

@@ -14,13 +14,21 @@ std::vector<int> Program::sites_of(const std::vector<const Matrix*>& weights) {
   return any ? sites : std::vector<int>{};
 }
 
-// Groups the rows of each adapter, so that a step reads its weights once.
 void Program::plan_adapters(Step& s) {
   if (!s.adapters) return;
-  std::vector<std::pair<int, int>> rows;  // slot, row
+  std::vector<int> slots(s.rows), selected(s.logit_rows);  // of each row its adapter's, -1: none
   for (int q = 0; q < s.seqs; ++q)
-    for (int r = s.row_starts[q]; s.adapters[q] >= 0 && r < s.row_starts[q + 1]; ++r)
-      rows.emplace_back(s.adapters[q], r);
+    std::fill(slots.begin() + s.row_starts[q], slots.begin() + s.row_starts[q + 1], s.adapters[q]);
+  for (int i = 0; i < s.logit_rows; ++i) selected[i] = slots[s.selected[i]];
+  group_adapters(slots, s.adapter_rows[false]);
+  group_adapters(selected, s.adapter_rows[true]);
+}
+
+void Program::group_adapters(const std::vector<int>& slots, AdapterGroups& to) {
+  std::vector<std::pair<int, int>> rows;  // slot, row
+  const int count = static_cast<int>(slots.size());
+  for (int r = 0; r < count; ++r)
+    if (slots[r] >= 0) rows.emplace_back(slots[r], r);
   if (rows.empty()) return;
   const auto group = [&](std::vector<AdapterRows>& groups, int rows_a_block) {
     std::sort(rows.begin(), rows.end(), [&](const auto& a, const auto& b) {
@@ -36,19 +44,20 @@ void Program::plan_adapters(Step& s) {
       groups.back().rows[groups.back().count++] = row;
     }
   };
-  group(s.step_groups, s.rows);
-  group(s.block_groups, kRowBlock);
-  s.group_starts.assign(round_up(s.rows, kRowBlock) / kRowBlock + 1, 0);
-  for (const AdapterRows& g : s.block_groups) ++s.group_starts[g.rows[0] / kRowBlock + 1];
-  for (size_t b = 1; b < s.group_starts.size(); ++b) s.group_starts[b] += s.group_starts[b - 1];
+  group(to.all, count);
+  group(to.by_block, kRowBlock);
+  to.starts.assign(round_up(count, kRowBlock) / kRowBlock + 1, 0);
+  for (const AdapterRows& g : to.by_block) ++to.starts[g.rows[0] / kRowBlock + 1];
+  for (size_t b = 1; b < to.starts.size(); ++b) to.starts[b] += to.starts[b - 1];
 }
 
 // The pieces in which A x of an op is computed, those of one adapter one behind the other; gives their number.
 int Program::open_shrink(const Op& op) {
   const auto* l = std::get_if<LinearOp>(&op);
+  const Rows& x = l ? l->x : std::get<GatedOp>(op).x;
   step_.shrinks.clear();
   step_.shrunk_width = 0;
-  for (const AdapterRows& group : step_.step_groups) {
+  for (const AdapterRows& group : step_.adapters_of(x).all) {
     int column = 0;
     for (const int site : l ? l->sites : std::get<GatedOp>(op).sites) {
       const LoraPart& part = group.adapter->part(site);

@@ -134,12 +134,13 @@ inline void expand_tile(const LoraPart& part, int tile, const float* const* h, F
   for (int r = 0; r < R; ++r) *acc[r] = add(*acc[r], sums[r]);
 }
 
-// The updates of `count` tiles from `tile` on of the weight sites[index], for one block of rows;
+// The updates of `count` tiles from `tile` on of the weight sites[index], for one block of the rows of x;
 // acc[t * kRowBlock + r] are the sums of its row r and tile t.
-__attribute__((noinline)) inline void expand(const std::vector<int>& sites, size_t index, const Step& step, int tile,
-                                            int count, int block, F* acc) {
-  for (int g = step.group_starts[block]; g < step.group_starts[block + 1]; ++g) {
-    const AdapterRows& group = step.block_groups[g];
+__attribute__((noinline)) inline void expand(const std::vector<int>& sites, size_t index, const Step& step,
+                                            const Rows& x, int tile, int count, int block, F* acc) {
+  const AdapterGroups& groups = step.adapters_of(x);
+  for (int g = groups.starts[block]; g < groups.starts[block + 1]; ++g) {
+    const AdapterRows& group = groups.by_block[g];
     const LoraPart& part = group.adapter->part(sites[index]);
     if (part.rank == 0) continue;
     int column = 0;
@@ -161,17 +162,17 @@ __attribute__((noinline)) inline void expand(const std::vector<int>& sites, size
   }
 }
 
-// Calls run(adapter) for each adapter of the step.
+// Calls run(adapter) for each adapter of the rows.
 template <class Run>
-inline void for_adapters(const Step& step, Run run) {
+inline void for_adapters(const AdapterGroups& groups, Run run) {
   const Adapter* last = nullptr;
-  for (const AdapterRows& group : step.step_groups)
+  for (const AdapterRows& group : groups.all)
     if (group.adapter != last) run(*(last = group.adapter));
 }
 
 // Asks for what expand() will read of `count` tiles of a weight.
-inline void prefetch_expand(int site, const Step& step, int tile, int count) {
-  for_adapters(step, [&](const Adapter& adapter) {
+inline void prefetch_expand(int site, const AdapterGroups& groups, int tile, int count) {
+  for_adapters(groups, [&](const Adapter& adapter) {
     const LoraPart& part = adapter.part(site);
     prefetch(part.b_tile(tile), count * part.b_tile_bytes());
   });
@@ -179,10 +180,10 @@ inline void prefetch_expand(int site, const Step& step, int tile, int count) {
 
 // For how many tiles prefetch_expand() may ask at once, of kTilesAtOnce at most: more lines than a core can wait for
 // would hold up the products that are meant to hide them.
-inline int tiles_a_burst(int site, const Step& step) {
+inline int tiles_a_burst(int site, const AdapterGroups& groups) {
   constexpr size_t kBurst = 64 * 64;
   size_t bytes = 0;
-  for_adapters(step, [&](const Adapter& adapter) { bytes += adapter.part(site).b_tile_bytes(); });
+  for_adapters(groups, [&](const Adapter& adapter) { bytes += adapter.part(site).b_tile_bytes(); });
   return static_cast<int>(std::clamp<size_t>(kBurst / std::max<size_t>(bytes, 1), 1, kTilesAtOnce));
 }
 

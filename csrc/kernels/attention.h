@@ -26,11 +26,13 @@ struct AttentionScratch {
   float* local;    // [kQueries][2 + padded]
   float* total;    // [kQueries][2 + padded]
   float* scores;   // [kQueries][kPiece]
-  float* queries;  // [dim][kQueries]: one pointer serves all queries, and a dim's values share a cache line
+  float* queries;  // [dim][kQueries]: one pointer serves all queries, and a dim's values share a cache line; of paired
+                   // caches [dim / 2][kQueries][2], rounded to bfloat16 where dot products read that
+  uint16_t* shares;  // [kQueries][kPiece] probabilities, likewise rounded
   uint8_t* tree;   // keys and values of the last tiles of a tree row
   static size_t floats(int dim) {
     const size_t padded = round_up(dim, 16);
-    return 2 * kQueries * (2 + padded) + kQueries * (kPiece + dim) + 2 * kTreeKeys * padded + 64;
+    return 2 * kQueries * (2 + padded) + kQueries * (kPiece * 3 / 2 + padded) + 2 * kTreeKeys * padded + 64;
   }
   AttentionScratch(float* base, int dim) {
     const size_t padded = round_up(dim, 16);
@@ -38,7 +40,8 @@ struct AttentionScratch {
     total = local + kQueries * (2 + padded);
     scores = total + kQueries * (2 + padded);
     queries = scores + kQueries * kPiece;
-    tree = reinterpret_cast<uint8_t*>(queries + kQueries * dim);
+    shares = reinterpret_cast<uint16_t*>(queries + kQueries * padded);
+    tree = reinterpret_cast<uint8_t*>(shares + kQueries * kPiece);
   }
 };
 
@@ -66,8 +69,8 @@ template <class C>
 class Attention {
  public:
   Attention(const AttentionOp& op, const Step& step, const AttentionTask& task, int kv_head, AttentionScratch scratch)
-      : op_(op), step_(step), task_(task), kv_head_(kv_head), s_(scratch), padded_(round_up(op.dim, 16)),
-        per_(op.heads / op.kv_heads), queries_(task.rows * per_) {
+      : op_(op), step_(step), task_(task), layout_(layout_of<C>(op)), kv_head_(kv_head), s_(scratch),
+        padded_(layout_.padded), per_(op.heads / op.kv_heads), queries_(task.rows * per_) {
     context_ = step.context_lens[task.seq];
     in_seq_ = task.first_row - step.row_starts[task.seq];
     table_ = step.block_tables + (static_cast<size_t>(op.group) * step.seqs + task.seq) * step.table_width;
@@ -135,9 +138,24 @@ class Attention {
   void transpose_queries() {
     for (int i = 0; i < queries_; ++i) {
       const float* q = plain_row(op_.q, task_.first_row + i / per_) + (kv_head_ * per_ + i % per_) * op_.dim;
-      for (int d = 0; d < op_.dim; ++d) s_.queries[d * kQueries + i] = q[d];
+      if constexpr (C::kPaired) pair_query(i, q);
+      else for (int d = 0; d < op_.dim; ++d) s_.queries[d * kQueries + i] = q[d];
     }
     transposed_ = true;
+  }
+
+  void pair_query(int i, const float* q) {
+    for (int d = 0; d < padded_; d += 16) {
+      alignas(64) float exact[16];
+      alignas(64) uint16_t rounded[16];
+      store(exact, load_n(q + d, std::min(16, op_.dim - d)));
+      if constexpr (kBf16Activations) round_bf16(exact, rounded);
+      for (int j = 0; j < 16; j += 2) {
+        const size_t at = ((d + j) / 2 * kQueries + i) * 2;
+        if constexpr (kBf16Activations) std::copy_n(rounded + j, 2, reinterpret_cast<uint16_t*>(s_.queries) + at);
+        else std::copy_n(exact + j, 2, s_.queries + at);
+      }
+    }
   }
 
   // Tree rows see the context and then their ancestors, in order, as if these stood behind it: the sums of a chain. A
@@ -150,18 +168,21 @@ class Attention {
     if (!gathered_) return;
     const int first = tree_tiles_from();
     Item* keys = reinterpret_cast<Item*>(s_.tree);
-    Item* values = keys + kTreeKeys * op_.dim;
+    Item* values = keys + kTreeKeys / kBlock * layout_.key_items();
     if (first < context_) {
       const Head<C> from = head_at<C>(op_, table_[first / kBlock], kv_head_);
-      std::copy(from.keys, from.keys + op_.dim * kBlock, keys);
-      std::copy(from.values, from.values + (context_ - first) * padded_, values);
+      std::copy_n(from.keys, layout_.key_items(), keys);
+      std::copy_n(from.values, padded_ * kBlock, values);
     }
     for (int j = 0; j < count; ++j) {
       const int slot_key = context_ + path[j], key = context_ + j - first;
       const Head<C> from = head_at<C>(op_, table_[slot_key / kBlock], kv_head_);
-      const int lane = slot_key % kBlock, tile = key / kBlock, to = key % kBlock;
-      for (int d = 0; d < op_.dim; ++d) keys[(tile * op_.dim + d) * kBlock + to] = from.keys[d * kBlock + lane];
-      std::copy(from.values + lane * padded_, from.values + lane * padded_ + op_.dim, values + key * padded_);
+      const int lane = slot_key % kBlock, to = key % kBlock;
+      Item* key_tile = keys + key / kBlock * layout_.key_items();
+      Item* value_tile = values + key / kBlock * kBlock * padded_;
+      for (int d = 0; d < round_up(op_.dim, C::kPaired ? 2 : 1); ++d)
+        key_tile[layout_.key(to, d)] = from.keys[layout_.key(lane, d)];
+      for (int d = 0; d < op_.dim; ++d) value_tile[layout_.value(to, d)] = from.values[layout_.value(lane, d)];
     }
   }
 
@@ -169,10 +190,30 @@ class Attention {
     if (gathered_ && key >= tree_tiles_from()) {
       const int t = (key - tree_tiles_from()) / kBlock;
       Item* keys = reinterpret_cast<Item*>(s_.tree);
-      return {keys + t * op_.dim * kBlock, keys + kTreeKeys * op_.dim + t * kBlock * padded_};
+      return {keys + t * layout_.key_items(), keys + kTreeKeys / kBlock * layout_.key_items() + t * kBlock * padded_};
     }
     const int block = table_[key / kBlock];
     return block < 0 ? Head<C>{nullptr, nullptr} : head_at<C>(op_, block, kv_head_);
+  }
+
+  // sums += keys * queries of one dim, or of one pair of dims, for Q queries and T tiles.
+  template <int Q, int T>
+  void add_dim(int d, int tile, int first, F (*sums)[T]) {
+    if constexpr (C::kPaired) {
+      const size_t at = (d * kQueries + first) * 2;
+      const uint16_t* rounded = reinterpret_cast<const uint16_t*>(s_.queries) + at;
+      for (int i = 0; i < Q; ++i)
+        for (int t = 0; t < T; ++t)
+          sums[i][t] = dot_bf16(sums[i][t], tiles_[tile + t].keys + d * 2 * kBlock, rounded + 2 * i,
+                                s_.queries + at + 2 * i);
+    } else {
+      F k[T];
+      for (int t = 0; t < T; ++t) k[t] = C::get(tiles_[tile + t].keys + d * kBlock);
+      for (int i = 0; i < Q; ++i) {
+        const F value = set1(s_.queries[d * kQueries + first + i]);
+        for (int t = 0; t < T; ++t) sums[i][t] = fma(k[t], value, sums[i][t]);
+      }
+    }
   }
 
   // Scores of Q queries against T tiles of 16 keys from tiles_[tile] on. Two sums over the dims, even and odd, keep the
@@ -182,21 +223,13 @@ class Attention {
     F even[Q][T], odd[Q][T];
     for (int i = 0; i < Q; ++i)
       for (int t = 0; t < T; ++t) even[i][t] = odd[i][t] = zero();
-    const float* q = s_.queries + first;
-    const auto accumulate = [&](int d, F(*sums)[T]) {
-      F k[T];
-      for (int t = 0; t < T; ++t) k[t] = C::get(tiles_[tile + t].keys + d * kBlock);
-      for (int i = 0; i < Q; ++i) {
-        const F value = set1(q[d * kQueries + i]);
-        for (int t = 0; t < T; ++t) sums[i][t] = fma(k[t], value, sums[i][t]);
-      }
-    };
+    const int dims = C::kPaired ? (op_.dim + 1) / 2 : op_.dim;
     int d = 0;
-    for (; d + 2 <= op_.dim; d += 2) {
-      accumulate(d, even);
-      accumulate(d + 1, odd);
+    for (; d + 2 <= dims; d += 2) {
+      add_dim<Q, T>(d, tile, first, even);
+      add_dim<Q, T>(d + 1, tile, first, odd);
     }
-    if (d < op_.dim) accumulate(d, even);
+    if (d < dims) add_dim<Q, T>(d, tile, first, even);
     for (int i = 0; i < Q; ++i)
       for (int t = 0; t < T; ++t) {
         F sum = add(even[i][t], odd[i][t]);
@@ -212,6 +245,14 @@ class Attention {
     with_count<kScoreQueries - 1>(to_ - i, [&](auto q) { scores<q(), T>(tile, i); });
   }
 
+  // acc += two values times their probabilities, which stand at `p` for the first of the queries.
+  template <int Q, int W>
+  void add_pair_of_values(const uint16_t* values, int p, F (*acc)[W]) {
+    for (int i = 0; i < Q; ++i)
+      for (int w = 0; w < W; ++w)
+        acc[i][w] = dot_bf16(acc[i][w], values + 32 * w, s_.shares + p + i * kPiece, s_.scores + p + i * kPiece);
+  }
+
   // acc[i] = acc[i] * factor[i] + sum over keys of probability * value, for Q queries and 16 * W dims.
   template <int Q, int W>
   void weigh(int first, int keys, int dim, const float* factor, float* out) {
@@ -219,17 +260,25 @@ class Attention {
     for (int i = 0; i < Q; ++i)
       for (int w = 0; w < W; ++w)
         acc[i][w] = mul(load(out + (first + i) * stride() + 2 + dim + 16 * w), set1(factor[first + i]));
-    const float* p = s_.scores + first * kPiece;
     for (int t = 0; t * kBlock < keys; ++t) {
       const Item* values = tiles_[t].values;
       if (!values) continue;  // outside the window: its probabilities are zero
-      const int count = std::min(kBlock, keys - t * kBlock);
-      for (int j = 0; j < count; ++j) {
-        F v[W];
-        for (int w = 0; w < W; ++w) v[w] = C::get(values + j * padded_ + dim + 16 * w);
-        for (int i = 0; i < Q; ++i) {
-          const F share = set1(p[i * kPiece + t * kBlock + j]);
-          for (int w = 0; w < W; ++w) acc[i][w] = fma(share, v[w], acc[i][w]);
+      const int count = std::min(kBlock, keys - t * kBlock), p = first * kPiece + t * kBlock;
+      int j = 0;
+      if constexpr (C::kPaired) {
+        for (; j + 2 <= count; j += 2) add_pair_of_values<Q, W>(values + (j * padded_ + 2 * dim), p + j, acc);
+        if (j == count) continue;
+        alignas(64) Item alone[W * 32];  // what lies beside the last value may be no number
+        for (int k = 0; k < W * 32; ++k) alone[k] = k % 2 ? 0 : values[j * padded_ + 2 * dim + k];
+        add_pair_of_values<Q, W>(alone, p + j, acc);
+      } else {
+        for (; j < count; ++j) {
+          F v[W];
+          for (int w = 0; w < W; ++w) v[w] = C::get(values + j * padded_ + dim + 16 * w);
+          for (int i = 0; i < Q; ++i) {
+            const F share = set1(s_.scores[p + i * kPiece + j]);
+            for (int w = 0; w < W; ++w) acc[i][w] = fma(share, v[w], acc[i][w]);
+          }
         }
       }
     }
@@ -259,6 +308,7 @@ class Attention {
       for (int j = 0; j < kPiece; j += 16) {
         const F e = exp(sub(load(s + j), set1(top)));
         store(s + j, e);
+        if constexpr (C::kPaired && kBf16Activations) round_bf16(s + j, s_.shares + i * kPiece + j);
         sum = add(sum, e);
       }
       factor[i] = p[0] - top;
@@ -304,6 +354,7 @@ class Attention {
   const AttentionOp& op_;
   const Step& step_;
   const AttentionTask& task_;
+  HeadLayout layout_;
   int kv_head_;
   AttentionScratch s_;
   int padded_, per_, queries_;

@@ -1,4 +1,4 @@
-// Reading and writing the paged cache: a block holds 16 keys as [dim][16] and 16 values as [16][dim rounded up to 16].
+// Reading and writing the paged cache (HeadLayout says how a block holds keys and values).
 #pragma once
 
 #include <algorithm>
@@ -10,11 +10,13 @@ namespace PACELINE_ISA {
 
 // `put` writes 16 values.
 struct CacheF32 {
+  static constexpr bool kPaired = false;
   using Item = float;
   static F get(const Item* p) { return load(p); }
   static void put(Item* p, F v) { store(p, v); }
 };
 struct CacheF16 {
+  static constexpr bool kPaired = false;
   using Item = uint16_t;
   static F get(const Item* p) { return load_f16(p); }
   // The largest float16 in place of infinity: one outlier must not turn scores of other keys into NaN. (With the bounds
@@ -22,11 +24,12 @@ struct CacheF16 {
   static void put(Item* p, F v) { store_f16(p, min(set1(65504.0f), max(set1(-65504.0f), v))); }
 };
 struct CacheBf16 {
+  static constexpr bool kPaired = true;
   using Item = uint16_t;
-  static F get(const Item* p) { return load_bf16(p); }
   static void put(Item* p, F v) {
     alignas(64) float values[16];
     store(values, v);
+    if constexpr (kBf16Activations) return round_bf16(values, p);
     for (int i = 0; i < 16; ++i) {
       uint32_t bits;
       __builtin_memcpy(&bits, values + i, 4);
@@ -42,11 +45,16 @@ struct Head {  // one kv head of one block
 };
 
 template <class C>
+inline HeadLayout layout_of(const AttentionOp& op) {
+  return HeadLayout(C::kPaired, op.dim);
+}
+
+template <class C>
 inline Head<C> head_at(const AttentionOp& op, int block, int kv_head) {
   uint8_t* at = op.cache->data + block * op.cache->block_bytes + op.layer_in_group * op.cache->layer_bytes +
                 kv_head * op.cache->head_bytes;
   auto* keys = reinterpret_cast<typename C::Item*>(at);
-  return {keys, keys + op.dim * kBlock};
+  return {keys, keys + layout_of<C>(op).key_items()};
 }
 
 // Optional norm, then rotate-half rotation of the first 2 * half dims.
@@ -85,13 +93,15 @@ inline void store_head(const AttentionOp& op, const Step& step, const std::vecto
   rotate_head(key, each ? op.k_norm : nullptr, op.eps, cos_sin, half, dim, rotated);
   const int slot = step.slots[static_cast<size_t>(op.group) * step.rows + row];
   const Head<C> head = head_at<C>(op, slot / kBlock, kv_head);
-  const int lane = slot % kBlock, padded = round_up(dim, 16);
+  const HeadLayout layout = layout_of<C>(op);
+  const int lane = slot % kBlock;
   for (int d = 0; d < dim; d += 16) {
     const int count = std::min(16, dim - d);
-    typename C::Item keys[16];
-    C::put(keys, load_n(rotated + d, count));
-    for (int i = 0; i < count; ++i) head.keys[(d + i) * kBlock + lane] = keys[i];
-    C::put(head.values + lane * padded + d, load_n(value + d, count));
+    typename C::Item items[16];
+    C::put(items, load_n(rotated + d, count));
+    for (int i = 0; i < round_up(count, 2); ++i) head.keys[layout.key(lane, d + i)] = items[i];  // a filled-up dim is 0
+    C::put(items, load_n(value + d, count));
+    for (int i = 0; i < 16; ++i) head.values[layout.value(lane, d + i)] = items[i];
   }
 }
 

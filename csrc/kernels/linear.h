@@ -162,10 +162,11 @@ inline void block_products(const Segment& s, int tile, int count, const Rows& x,
 // The same for a step with adapters, whose weights are asked for meanwhile: behind the products memory has time.
 __attribute__((noinline)) inline void products_with_adapters(const Segment& s, int tile, int count, const Rows& x,
                                                              int block, int rows, const Step& step, F* acc) {
-  const int burst = block == 0 ? tiles_a_burst(s.site, step) : count;
+  const AdapterGroups& groups = step.adapters_of(x);
+  const int burst = block == 0 ? tiles_a_burst(s.site, groups) : count;
   for (int t = 0; t < count; t += burst) {
     const int tiles = std::min(burst, count - t);
-    if (block == 0) prefetch_expand(s.site, step, tile + t, tiles);
+    if (block == 0) prefetch_expand(s.site, groups, tile + t, tiles);
     block_products(s, tile + t, tiles, x, block, rows, acc + t * kRowBlock);
   }
 }
@@ -218,9 +219,9 @@ struct Tops {
 
 // Tiles [first, last) of the stacked matrix for all rows of the step.
 inline void run_linear(const LinearOp& op, const Step& step, int first, int last) {
-  const int rows = op.to_logits ? step.logit_rows : step.rows;
+  const int rows = step.rows_of(op.x);
   [[maybe_unused]] const MatrixUnit unit(rows);
-  const bool adapters = step.has_adapters() && !op.sites.empty();
+  const bool adapters = !op.sites.empty() && !step.adapters_of(op.x).all.empty();
   F acc[kTilesAtOnce * kRowBlock];
   for (int row = 0; row < rows; row += kRowBlock) {
     const int in_block = std::min(kRowBlock, rows - row);
@@ -228,7 +229,7 @@ inline void run_linear(const LinearOp& op, const Step& step, int first, int last
     for_tiles(*op.weight, first, last, [&](const Segment& s, int tile, int count) {
       if (adapters) {
         products_with_adapters(s, tile, count, op.x, row / kRowBlock, in_block, step, acc);
-        expand(op.sites, &s - op.weight->segments.data(), step, tile, count, row / kRowBlock, acc);
+        expand(op.sites, &s - op.weight->segments.data(), step, op.x, tile, count, row / kRowBlock, acc);
       } else {
         block_products(s, tile, count, op.x, row / kRowBlock, in_block, acc);
       }
@@ -270,15 +271,16 @@ inline void gated_rows(const Matrix& gate, const Matrix& up, Act act, const Rows
 }
 
 inline void run_gated(const GatedOp& op, const Step& step, int first, int last) {
-  [[maybe_unused]] const MatrixUnit unit(step.rows);
-  const bool adapters = step.has_adapters() && !op.sites.empty();
-  for (int row = 0; row < step.rows; row += kRowBlock) {
-    const int block = row / kRowBlock, rows = std::min(kRowBlock, step.rows - row);
+  const int all = step.rows_of(op.x);
+  [[maybe_unused]] const MatrixUnit unit(all);
+  const bool adapters = !op.sites.empty() && !step.adapters_of(op.x).all.empty();
+  for (int row = 0; row < all; row += kRowBlock) {
+    const int block = row / kRowBlock, rows = std::min(kRowBlock, all - row);
     gated_rows(*op.gate, *op.up, static_cast<Act>(op.activation), op.out, op.want, block, rows, first, last,
                [&](const Segment& s, size_t which, int tile, int count, F* sums) {
                  if (!adapters) return block_products(s, tile, count, op.x, block, rows, sums);
                  products_with_adapters(s, tile, count, op.x, block, rows, step, sums);
-                 expand(op.sites, which, step, tile, count, block, sums);
+                 expand(op.sites, which, step, op.x, tile, count, block, sums);
                });
   }
 }

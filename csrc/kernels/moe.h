@@ -10,13 +10,13 @@ namespace PACELINE_ISA {
 
 // Chooses experts and lays out the pairs (row, choice): one thread, once a step and layer.
 inline void route(MoeOp& op, const Step& step) {
-  const int pairs = step.rows * op.top_k;
+  const int rows = step.rows_of(op.x), pairs = rows * op.top_k;
   op.pair_of.resize(pairs);
   op.pair_weight.resize(pairs);
   op.expert_rows.assign(op.experts, 0);
   std::vector<int> chosen(pairs), order(op.experts);
   std::vector<float> p(op.experts);
-  for (int row = 0; row < step.rows; ++row) {
+  for (int row = 0; row < rows; ++row) {
     const float* logits = plain_row(op.router_logits, row);
     const float top = *std::max_element(logits, logits + op.experts);
     float total = 0.0f;

@@ -49,7 +49,7 @@ inline void run_embed(const EmbedOp& op, const Step& step, int row) {
 // `scratch` holds two padded rows.
 inline void run_rowwise(const RowwiseOp& op, const Step& step, int row, float* scratch) {
   const int width = op.x.width;
-  float* x = plain_row(op.x, op.select ? step.selected[row] : row);
+  float* x = plain_row(op.x, op.selects() ? step.selected[row] : row);
   if (op.has_add) {
     const float* y = plain_row(op.y, row);
     if (op.y_norm) {

@@ -36,8 +36,8 @@ def test_compare_measures_paceline_beside_a_peer(tiny_model: Path, fake_llama_se
     command = [sys.executable, "-m", "paceline", "bench", "peers", str(tiny_model), *options]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "skipped OpenVINO GenAI: not given (--openvino-python or PACELINE_BENCH_OPENVINO_PYTHON)" in done.stdout
-    assert "skipped llama.cpp on the same model file" in done.stdout
+    assert "skipped OpenVINO GenAI: not given (--openvino-python or PACELINE_BENCH_OPENVINO_PYTHON)" in done.stderr
+    assert "skipped llama.cpp on the same model file" in done.stderr
     values = json.loads(report.read_text())
     assert values["failures"] == {}
     measured = values["measurements"]

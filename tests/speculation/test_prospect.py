@@ -8,7 +8,7 @@ import pytest
 
 from paceline.speculation.costs import StepCosts
 from paceline.speculation.decision import StepShape
-from paceline.speculation.prospect import FIRST_CALLS, PROBE_EVERY, Prospect, together
+from paceline.speculation.prospect import COLD_STEPS, FIRST_CALLS, PROBE_CALLS, PROBE_EVERY, Prospect, together
 from paceline.speculation.step_terms import StepTerms
 
 COSTS = StepCosts([(1, 4e-3), (9, 4.8e-3), (64, 12e-3)])
@@ -63,8 +63,34 @@ def test_promises_that_are_not_kept_are_believed_less_until_it_is_looked_at_agai
     while asked(prospect) == [0]:
         steps += 1
         assert steps <= PROBE_EVERY, "it is never looked at again"
-    prospect.learn(1, 3, 5e-4, GOOD)
-    assert asked(prospect) == [8], "and trusted once more"
+    for _ in range(PROBE_CALLS):
+        prospect.learn(1, 8, 5e-4, GOOD)
+        assert asked(prospect) == [8], "and trusted once more"
+
+
+def test_what_cold_calls_take_is_not_what_calls_take() -> None:
+    prospect = Prospect(WholeDrafter())
+    for _ in range(FIRST_CALLS):
+        prospect.learn(1, 8, 5e-4, GOOD)
+    for _ in range(20):  # asked now and then only, each call catches up
+        for _ in range(COLD_STEPS + 1):
+            prospect.idle()
+        prospect.learn(1, 8, 20e-3, GOOD)
+    assert prospect.seconds(1, 8) == pytest.approx(5e-4, rel=0.1) and asked(prospect) == [8]
+
+
+def test_a_dear_drafter_that_became_cheap_is_found_out_by_a_look() -> None:
+    prospect = Prospect(WholeDrafter())
+    for _ in range(FIRST_CALLS):
+        prospect.learn(1, 8, 50e-3, GOOD)
+    assert asked(prospect) == [0]
+    looks = calls = 0
+    while prospect.seconds(1, 8) > 1e-3:
+        if asked(prospect) == [8]:
+            prospect.learn(1, 8, 20e-3 if calls % PROBE_CALLS == 0 else 5e-4, GOOD)
+            looks, calls = looks + (calls % PROBE_CALLS == 0), calls + 1
+        assert looks < 30, "one that is asked rarely is never found to be cheap"
+    assert calls >= PROBE_CALLS * looks - PROBE_CALLS
 
 
 def test_a_second_draft_gets_what_the_first_leaves_open() -> None:

@@ -159,10 +159,10 @@ class Ops(Protocol):
         """Routed gated experts."""
 
     def select(self, x: Rows) -> Rows:
-        """Only the rows in ``batch.logit_rows``."""
+        """Only the rows in ``batch.logit_rows``. Behind the first call every other op reads selected rows."""
 
     def logits(self, x: Rows, head: Matrix, scale: float = 1.0, softcap: float = 0.0) -> None:
-        """The program's output: ``x @ head.T * scale``, then the soft cap. ``x`` comes from ``select``."""
+        """The program's output: ``x @ head.T * scale``, then the soft cap. ``x`` has selected rows."""
 
     def capture(self, x: Rows) -> None:
         """Adds ``x``, all rows of it, to the program's output ``hidden``: the columns behind what was captured before.
@@ -193,6 +193,7 @@ class Backend(Protocol):
     """Prepares weights, owns the KV memory, compiles programs."""
 
     name: str
+    cache_dtype: CacheDtype  # of keys and values, with which its attention is fastest
     max_adapters: int  # slots 0 to max_adapters - 1; an empty one takes no memory
 
     def matrix(self, parts: Sequence[PackedWeight], sites: Sequence[Site] = ()) -> Matrix:

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -21,6 +23,7 @@ from paceline.backends.base import (
     Activation,
     AttentionLayer,
     Batch,
+    CacheDtype,
     CacheSpec,
     IntArray,
     MoELayer,
@@ -52,6 +55,7 @@ class TorchBackend:
     keys and one for its values, ``[blocks * block_size, kv_heads, head_dim]``."""
 
     name = "torch"
+    cache_dtype: CacheDtype = "f16"
     max_adapters = 64
 
     def __init__(
@@ -148,7 +152,8 @@ class TorchOps:
         self._slots = self._to_device(batch.slots)
         self._rotations: dict[RopeSpec, tuple[torch.Tensor, torch.Tensor]] = {}  # cos and sin [rows, half]
         self._reads: dict[tuple[int, int], list[_Read]] = {}  # per group and window, made when first needed
-        self._updates = list(self._adapter_rows())
+        self._row_slots = self._adapter_slots()
+        self._updates = list(self._adapter_rows(self._row_slots))
         self._inputs_read = 0  # columns of the batch's inputs
         self.output: torch.Tensor | None = None
         self.hidden: list[torch.Tensor] = []
@@ -205,7 +210,10 @@ class TorchOps:
         return self._rowwise(lambda x: _moe(x, layer), x)
 
     def select(self, x: torch.Tensor) -> torch.Tensor:
-        return x[self._to_device(self._batch.logit_rows)]
+        rows = self._batch.logit_rows
+        if self._row_slots is not None:
+            self._updates = list(self._adapter_rows(self._row_slots[rows]))
+        return x[self._to_device(rows)]
 
     def logits(self, x: torch.Tensor, head: TorchMatrix, scale: float = 1.0, softcap: float = 0.0) -> None:
         def rows(x: torch.Tensor) -> torch.Tensor:
@@ -220,17 +228,21 @@ class TorchOps:
     def _to_device(self, array: object) -> torch.Tensor:
         return torch.as_tensor(array, device=self._backend.device).long()
 
-    def _adapter_rows(self) -> Iterator[tuple[slice, dict[Site, LoraPart]]]:
-        """Rows that are updated together and the adapter that does it: those of a sequence, or one after the other."""
-        if self._batch.adapters is None:
+    def _adapter_slots(self) -> IntArray | None:
+        """The adapter slot of each row, -1 where it has none; None when no row has one."""
+        adapters = self._batch.adapters
+        return None if adapters is None else np.repeat(adapters, np.diff(self._batch.row_starts))
+
+    def _adapter_rows(self, slots: IntArray | None) -> Iterator[tuple[slice, dict[Site, LoraPart]]]:
+        """Rows that are updated together and the adapter that does it: neighbours of one adapter, or one after the
+        other."""
+        if slots is None:
             return
-        starts = self._batch.row_starts.tolist()
-        for index, first, last in zip(self._batch.adapters.tolist(), starts, starts[1:], strict=False):
-            if index >= 0:
+        cuts = np.flatnonzero(np.diff(slots)) + 1 if not self._backend.row_invariant else np.arange(1, len(slots))
+        for first, last in pairwise([0, *cuts.tolist(), len(slots)]):
+            if first < last and (index := int(slots[first])) >= 0:
                 assert index in self._backend.adapters, f"a sequence names adapter slot {index}, which is empty"
-                step = 1 if self._backend.row_invariant else max(last - first, 1)
-                for row in range(first, last, step):
-                    yield slice(row, row + step), self._backend.adapters[index]
+                yield slice(first, last), self._backend.adapters[index]
 
     def _rowwise(self, function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
         """``function`` of all rows, or of one row after the other; the copy aligns the row like every other one."""

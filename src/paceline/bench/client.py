@@ -22,6 +22,7 @@ class Timeline:
     prompt_tokens: int = 0
     text: str = ""
     own_seconds: float | None = None  # for the whole request, when the engine timed itself
+    usage: dict[str, Any] = field(default_factory=dict)  # as the server told it last
 
     @property
     def ttft(self) -> float:
@@ -46,22 +47,25 @@ def output_rate(timelines: list[Timeline]) -> float:
     return sum(timeline.tokens for timeline in timelines) / (end - start)
 
 
-def post(host: str, path: str, body: Mapping[str, Any]) -> bytes:
+def post(host: str, path: str, body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> bytes:
     """The bytes of a POST request with a JSON body."""
     payload = json.dumps(body).encode()
+    more = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
     head = (
-        f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+        f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n{more}"
         f"Accept: text/event-stream\r\nContent-Length: {len(payload)}\r\nConnection: close\r\n\r\n"
     )
     return head.encode() + payload
 
 
-async def stream_completion(host: str, port: int, path: str, body: Mapping[str, Any]) -> Timeline:
+async def stream_completion(
+    host: str, port: int, path: str, body: Mapping[str, Any], headers: Mapping[str, str] | None = None
+) -> Timeline:
     """Sends ``body`` (an OpenAI completion request with ``stream``) and reads the stream to its end.
 
     Raises ``HttpError`` with the server's message on any status but 200, on an error event and on an empty stream.
     """
-    request = post(host, path, body)
+    request = post(host, path, body, headers)
     loop = asyncio.get_running_loop()
     transport, stream = await loop.create_connection(_Stream, host, port)
     try:
@@ -126,6 +130,7 @@ def record(timeline: Timeline, payload: bytes, now: float) -> None:
         timeline.arrivals.append(now)
     usage = event.get("usage")
     if usage:
+        timeline.usage = usage
         timeline.tokens = int(usage.get("completion_tokens", 0))
         timeline.prompt_tokens = int(usage.get("prompt_tokens", 0))
 

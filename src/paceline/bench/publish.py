@@ -2,50 +2,30 @@
 
 from __future__ import annotations
 
-from json import dumps
 from pathlib import Path
-from typing import Any
 
-from paceline.bench.machine import machine
-from paceline.bench.report import markdown_table, number
-from paceline.bench.sections import Cell, Report, Table
-from paceline.errors import PacelineError
+from paceline.bench.output import terminal
+from paceline.bench.output.csv_file import csv_text
+from paceline.bench.output.files import OutputError, check_writable, write_files
+from paceline.bench.output.json_file import as_json, check_names, json_text
+from paceline.bench.output.page import page
+from paceline.bench.output.record import record
+from paceline.bench.sections import Report
+
+__all__ = ["OutputError", "check_writable", "publish"]
 
 
 def publish(report: Report, *, json: Path | None = None, csv: Path | None = None, html: Path | None = None) -> None:
-    """Prints the report to standard output and writes the files that are named. Raises ``PacelineError`` for a kind of
-    file that cannot be written yet."""
-    for name, file in (("--csv", csv), ("--html", html)):
-        if file is not None:
-            raise PacelineError(f"{name} {file}: this kind of file is not written yet; use --json")
-    print(f"{report.title}\n{', '.join(f'{name} {cell(value)}' for name, value in report.settings.items())}")
-    for section in report.sections:
-        print(f"\n### {section.title}\n")
-        for text in section.text:
-            print(f"{text}\n")
-        for table in section.tables:
-            print(table_text(table) + "\n")
-    for warning in report.warnings:
-        print(warning)
-    if json is not None:
-        json.write_text(dumps(as_json(report), indent=1, ensure_ascii=False) + "\n")
+    """Prints the report to standard output and writes the files that are named; says on standard error which.
 
-
-def as_json(report: Report) -> dict[str, Any]:
-    """What the JSON file holds."""
-    head = {"title": report.title, "command": report.command, "machine": machine()}
-    return {**head, "settings": dict(report.settings), "warnings": list(report.warnings), **report.data}
-
-
-def table_text(table: Table) -> str:
-    """An aligned Markdown table, with its title above and its note below."""
-    rows = [[cell(value) for value in row] for row in table.rows]
-    parts = [table.title, markdown_table(table.columns, rows), table.note]
-    return "\n\n".join(part for part in parts if part)
-
-
-def cell(value: Cell) -> str:
-    """A cell as text."""
-    if value is None:
-        return "–"
-    return number(value) if isinstance(value, float) else str(value)
+    Raises ``OutputError`` when a file cannot be written, after the others were. Commands ask before they measure:
+    the options of ``cli.bench`` call ``check_writable``."""
+    made = record(report)
+    terminal.show(made, plots_elsewhere=html is not None)
+    check_names(report)
+    # The values first: whatever happens to a drawing, what was measured is kept.
+    write_files(
+        (json, lambda: json_text(as_json(made))),
+        (csv, lambda: csv_text([made])),
+        (html, lambda: page([made])),
+    )

@@ -144,7 +144,7 @@ def open_bench(
     engine = Engine(loaded, opened, config)
     program = TimedProgram(engine.runner.program)
     engine.runner.program = program
-    cache = loaded.spec.cache_spec(config.kv_cache_dtype)
+    cache = loaded.spec.cache_spec(opened.cache_dtype)
     kv_bytes = sum(cache.block_bytes(group) for group in range(cache.num_groups)) * context // cache.block_size
     step_bytes = loaded.streamed_bytes + kv_bytes
     tokenizer = load_tokenizer(path)

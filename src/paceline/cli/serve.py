@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import sys
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +17,13 @@ if TYPE_CHECKING:
     import socket
 
     from paceline.learning.settings import LearnOptions
+
+
+class CacheDtype(Enum):
+    auto = "auto"
+    bf16 = "bf16"
+    f16 = "f16"
+    f32 = "f32"
 
 
 _ENGINE = "Engine"
@@ -62,6 +70,12 @@ def serve(
     kv_cache_mb: Annotated[
         int | None, typer.Option(min=1, help="Memory of the KV cache, in MiB.", rich_help_panel=_ENGINE)
     ] = None,
+    kv_cache_dtype: Annotated[
+        CacheDtype,
+        typer.Option(
+            help="How keys and values are kept. auto: as attention is fastest on this machine.", rich_help_panel=_ENGINE
+        ),
+    ] = CacheDtype.auto,
     max_running: Annotated[
         int | None, typer.Option(min=1, help="Most sequences computed at once.", rich_help_panel=_ENGINE)
     ] = None,
@@ -158,6 +172,7 @@ def serve(
         threads=threads,
         context_length=context_length,
         kv_cache_bytes=None if kv_cache_mb is None else kv_cache_mb * MIB,
+        kv_cache_dtype=None if kv_cache_dtype is CacheDtype.auto else kv_cache_dtype.value,
         max_running=max_running,
         max_queue=max_queue,
         max_rows=max_rows,

@@ -33,7 +33,7 @@ class EngineConfig:
     max_running: int | None = None  # most sequences in one step
     max_queue: int | None = None  # most waiting sequences before new requests are refused
     threads: int | None = None  # compute threads
-    kv_cache_dtype: CacheDtype = "f16"
+    kv_cache_dtype: CacheDtype | None = None
     prefix_cache: bool = True
     max_adapters: int | None = None  # most different adapters in one step; None: as many as the backend can
     adapter_cache_bytes: int | None = None  # host memory for copies of adapters that are in no slot

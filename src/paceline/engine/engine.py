@@ -89,7 +89,7 @@ class Engine:
         config = config or EngineConfig()
         limits = limits or Machine(machine.free_memory(), machine.usable_cores())
         self.spec = model.spec
-        cache_spec = model.spec.cache_spec(config.kv_cache_dtype)
+        cache_spec = model.spec.cache_spec(config.kv_cache_dtype or backend.cache_dtype)
         self.config, self.choices = resolve(config, cache_spec, model.spec.context_length, limits, model.weights_bytes)
         self.context_length = self.config.context_length
         self.eos_ids = frozenset(ids_of(model.config.get("eos_token_id")) if eos_ids is None else eos_ids)

@@ -52,6 +52,9 @@ def build_engine(options: EngineOptions, own_process: bool = False) -> tuple[Eng
         torch.set_num_threads(1 if backend.name == "cpu" else threads)
     model = load_model(path, backend, context_length=options.context_length)
     config = EngineConfig(**{field.name: getattr(options, field.name) for field in fields(EngineConfig)})
+    dtype = config.kv_cache_dtype
+    why = "as configured" if dtype else "attention is fastest with it here"
+    choices.append(Choice("kv_cache_dtype", dtype or backend.cache_dtype, why))
     limits = Machine(machine.free_memory(), machine.usable_cores())
     controller, reasons = open_controller(config, model, path, backend, limits)
     speculators = None if controller is None else controller.drafter(TurboSpeculators)
@@ -114,7 +117,7 @@ def open_controller(
     wishes = config.speculation
     if wishes.speculate == OFF:
         return None, [Choice("speculation", "off", "as configured")]
-    cache = model.spec.cache_spec(config.kv_cache_dtype)
+    cache = model.spec.cache_spec(config.kv_cache_dtype or backend.cache_dtype)
     resolved, _ = resolve(config, cache, model.spec.context_length, limits, model.weights_bytes)
     target = Target(
         path=path,

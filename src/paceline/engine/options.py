@@ -25,7 +25,7 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     max_queue: int | None = None  # most waiting sequences before new requests are refused
     threads: int | None = None  # compute threads
     prefix_cache: bool = True
-    kv_cache_dtype: Literal["f32", "f16", "bf16"] = "f16"
+    kv_cache_dtype: Literal["f32", "f16", "bf16"] | None = None
     max_adapters: int | None = None  # most different adapters in one step; None: as many as the backend can
     adapter_cache_bytes: int | None = None  # host memory for copies of adapters that are in no slot
     adapters: dict[str, str] = msgspec.field(default_factory=dict)  # names and folders, loaded at the start

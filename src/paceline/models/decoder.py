@@ -42,21 +42,32 @@ def build(ops: Ops, spec: ModelSpec, weights: ModelWeights, capture: Collection[
     """Records (or runs) one step of the model: token ids in, logits of the wanted rows out.
 
     The residual stream behind each layer in ``capture`` comes out as well, for all rows, ascending layers side by side.
+
+    Behind the last layer's keys and values, a row matters to its own logits only: what follows computes the selected
+    rows, a prompt's last one.
     """
     x = ops.embed(weights.embedding, spec.embedding_scale)
+    last = len(weights.layers) - 1
     for index, layer in enumerate(weights.layers):
-        x = ops.add(x, _attention(ops, spec, layer, x), spec.residual_scale)
+        attended = _attention(ops, spec, layer, x)
+        if index == last and index not in capture:
+            x, attended = ops.select(x), ops.select(attended)
+        x = ops.add(x, _attention_output(ops, spec, layer, attended), spec.residual_scale)
         x = ops.add(x, _mlp(ops, spec, layer, x), spec.residual_scale)
         if index in capture:
             ops.capture(x)
-    x = ops.norm(ops.select(x), weights.final_norm, spec.norm_eps)
-    ops.logits(x, weights.head, spec.logit_scale, spec.logit_softcap)
+    x = ops.select(x) if last in capture else x
+    ops.logits(ops.norm(x, weights.final_norm, spec.norm_eps), weights.head, spec.logit_scale, spec.logit_softcap)
 
 
 def _attention(ops: Ops, spec: ModelSpec, layer: LayerWeights, x: Rows) -> Rows:
     x = _norm(ops, spec, x, layer.attention_norm)
     q = ops.rope_and_store(ops.linear(x, layer.qkv, layer.qkv_bias), layer.attention)
-    x = ops.linear(ops.attention(q, layer.attention), layer.output, layer.output_bias)
+    return ops.attention(q, layer.attention)
+
+
+def _attention_output(ops: Ops, spec: ModelSpec, layer: LayerWeights, attended: Rows) -> Rows:
+    x = ops.linear(attended, layer.output, layer.output_bias)
     return _norm(ops, spec, x, layer.attention_post_norm)
 
 

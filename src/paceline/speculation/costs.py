@@ -156,8 +156,8 @@ class StepCosts:
         rise = self._knots[-1] - half if len(self._rows) > 1 else self._knots[-1] / 2
         self._slope = scale * rise / (last / 2)
         self._end = scale * self._knots[-1]
-        counts = np.arange(min(last, TABLE_ROWS) + 1)
-        table = np.interp(counts, self._rows, self._knots) * scale
+        counts = np.arange(TABLE_ROWS + 1)
+        table = np.interp(counts, self._rows, self._knots) * scale + self._slope * np.maximum(counts - last, 0)
         table[0] = 0.0
         self._table: list[float] = table.tolist()
 

@@ -14,7 +14,9 @@ MAX_LENGTH = 16  # tokens that are thought about
 HOPE = 0.75  # acceptance of each token as long as nothing is known
 RATE = 0.05  # of the mean that one proposal replaces
 PROBE_LENGTH = 3
-FIRST_CALLS = 4  # before it is thought to be known what they take: the very first one may read a whole prompt
+PROBE_CALLS = 4  # of one that makes a draft in one pass: cheap, and the first call only warms up
+FIRST_CALLS = 4  # before it is thought to be known what they take
+COLD_STEPS = 4  # without a call, after which one such pass says nothing of what passes take: it catches up, all cold
 JUDGE_RATE = 0.02  # of the means of promises and of what came of them, that one proposal replaces
 FIRST_PROMISE = 1e-3  # seconds
 PROBE_EVERY = 256  # steps without a proposal after which one is made to see whether the text has changed
@@ -29,7 +31,8 @@ class Prospect:
         self._means: dict[str | None, list[float]] = {}
         self._calls: list[tuple[int, int, float]] = []  # the first ones: sequences, length, seconds
         self._costs: DraftCosts | None = None
-        self._steps = 0  # since it was last asked
+        self._steps = COLD_STEPS  # since it was last asked
+        self._looks = 0  # steps that a look at it still takes
         self._promise = 0.0  # seconds that asking now should save
         self._promised = self._kept = FIRST_PROMISE  # means of such promises, and of what came of them
 
@@ -50,10 +53,14 @@ class Prospect:
         if not any(limits):
             return nothing
         self._promise = 0.0
-        if self.idle():  # time to see whether it has become better, and to trust its hopes again: one sequence tells
+        if self.idle():  # time to see whether it has become better, and to trust its hopes again
             self._kept = self._promised
+            self._looks = 1 if whole is None else PROBE_CALLS
+        if self._looks:  # one sequence tells
+            self._looks -= 1
             first = next(i for i, limit in enumerate(limits) if limit)
-            return [min(limit, PROBE_LENGTH) * (i == first) for i, limit in enumerate(limits)]
+            length = limits[first] if whole is not None else min(limits[first], PROBE_LENGTH)
+            return [length * (i == first) for i in range(len(limits))]
         hopes = [
             terms.worthwhile(self.survival(one.adapter, limit)) for one, limit in zip(sequences, limits, strict=True)
         ]
@@ -97,21 +104,26 @@ class Prospect:
     def learn(self, sequences: int, length: int, seconds: float, survivals: Seq[tuple[str | None, Seq[float]]]) -> None:
         """A proposal was made: how long it took, and what is thought of the drafts that came. A call that gave none
         tells nothing of what drafts take: hidden states had not come, or a long text was caught up with."""
+        cold = self._whole is not None and self._steps > COLD_STEPS
         self._steps = 0
         if not survivals:
             return
-        if self._costs is not None:
-            self._costs.observe(sequences, length, seconds)
-        else:
-            self._calls.append((sequences, length, seconds))
-            if len(self._calls) == FIRST_CALLS:
-                self._costs = DraftCosts(sorted(self._calls, key=itemgetter(2)))
+        if not cold:
+            self._learn_seconds(sequences, length, seconds)
         for adapter, values in survivals:
             means = self._mean(adapter)
             for i, value in enumerate(values[:MAX_LENGTH]):
                 means[i] += RATE * (value - means[i])
             for i in range(min(len(values), MAX_LENGTH), MAX_LENGTH):  # what it did not propose it did not believe in
                 means[i] = min(means[i], means[i - 1]) if i else means[i]
+
+    def _learn_seconds(self, sequences: int, length: int, seconds: float) -> None:
+        if self._costs is not None:
+            self._costs.observe(sequences, length, seconds)
+            return
+        self._calls.append((sequences, length, seconds))
+        if len(self._calls) == FIRST_CALLS:
+            self._costs = DraftCosts(sorted(self._calls, key=itemgetter(2)))
 
     def _mean(self, adapter: str | None) -> list[float]:
         means = self._means.get(adapter)

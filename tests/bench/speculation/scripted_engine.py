@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from paceline.bench.speculation.closed_loop import Message, Planned, Turn
+from paceline.bench.speculation.closed_loop import Message, Planned
+from paceline.bench.speculation.turns import Turn
 from paceline.bench.speculation.workloads import Conversation
 from paceline.engine.messages import EngineStats, Request, SequenceDelta, StepReport, StepSpeculation
 from paceline.speculation.reliability import ReliabilityBin
@@ -86,6 +87,18 @@ class ScriptedEngine:
             delta.finish_reason = "stop" if taken[-1] == STOP else "length"
             delta.stop_token = STOP if taken[-1] == STOP else None
         return delta
+
+
+class Session:
+    """A session on a scripted engine, which notes how much it had answered each time that it forgot."""
+
+    def __init__(self, engine: ScriptedEngine) -> None:
+        self.engine = engine
+        self.tokenizer = None
+        self.renewed: list[int] = []
+
+    def renew(self) -> None:
+        self.renewed.append(len(self.engine.requests))
 
 
 def plan(*turns: Sequence[str], categories: Sequence[str] = ()) -> list[Planned]:

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 from scripted_engine import turn
 
-from paceline.bench.speculation.acceptance import acceptance
+from paceline.bench.speculation.acceptance import acceptance, acceptance_of_conversations
 
 
 def test_macro_is_the_mean_of_requests_and_micro_the_mean_of_steps() -> None:
@@ -49,3 +49,26 @@ def test_rate_is_accepted_over_drafted_of_all_drafters() -> None:
     one = turn([3])
     one.drafted, one.accepted = Counter(suffix=4, ngram=4), Counter(suffix=1, ngram=1)
     assert acceptance([one]).rate == pytest.approx(2 / 8)
+
+
+def test_a_conversation_is_one_request_whose_turns_count_together() -> None:
+    passes = [{(0, 0): turn([4, 4, 4]), (0, 1): turn([1]), (1, 0): turn([2, 2])}]
+    counts = acceptance_of_conversations(passes)
+    assert counts.macro == pytest.approx((13 / 4 + 4 / 2) / 2)
+    assert counts.micro == pytest.approx(17 / 6)
+    assert counts.macro_with_prefill == pytest.approx((15 / 6 + 5 / 3) / 2)
+    assert counts.micro_with_prefill == pytest.approx(20 / 9)
+    assert counts.macro != acceptance([*passes[0].values()]).macro
+
+
+def test_the_same_conversation_of_two_passes_is_two_requests() -> None:
+    counts = acceptance_of_conversations([{(0, 0): turn([4, 4])}, {(0, 0): turn([2, 2, 2])}])
+    assert counts.macro == pytest.approx(3.0)
+    assert counts.micro == pytest.approx(14 / 5)
+
+
+def test_a_prefill_that_verified_drafts_is_a_step_and_no_prefill() -> None:
+    verified = turn([3, 2], prefill=0)
+    counts = acceptance_of_conversations([{(0, 0): verified}])
+    assert counts.micro == pytest.approx(5 / 2)
+    assert counts.micro_with_prefill == counts.macro_with_prefill == pytest.approx(5 / 2)

@@ -8,8 +8,9 @@ import pytest
 from scripted_engine import LetterPrompter, ScriptedEngine, plan
 
 from paceline.bench.speculation import closed_loop
-from paceline.bench.speculation.closed_loop import ClosedLoop, Pass, Planned
-from paceline.engine.messages import SequenceDelta, StepReport
+from paceline.bench.speculation.closed_loop import ClosedLoop, Planned
+from paceline.bench.speculation.turns import Pass, Turn
+from paceline.engine.messages import SequenceDelta, StepReport, StepSpeculation
 from paceline.errors import PacelineError
 
 
@@ -124,3 +125,15 @@ def test_requests_name_the_adapter_that_answers() -> None:
     engine, prompter = ScriptedEngine(lambda _: "abc"), LetterPrompter()
     ClosedLoop(engine, prompter, 1, 5, 0.0, True, "mine").run(plan(["a"]))  # type: ignore[arg-type]
     assert [request.adapter for request in engine.requests] == ["mine"]
+
+
+def test_a_prefill_that_verified_drafts_is_a_step_and_its_tokens_came_first() -> None:
+    turn = Turn(sent=0.0, prompt_tokens=9)
+    verified = StepSpeculation(drafted={"suffix": 4}, sources=["suffix", "suffix"])
+    turn.take(SequenceDelta(request_id="a", token_ids=[1, 2, 3], speculation=verified), 1.0)
+    turn.take(SequenceDelta(request_id="a", token_ids=[4, 5], speculation=StepSpeculation()), 2.0)
+    assert turn.lengths == [3, 2] and turn.prefill_tokens == 0 and turn.drafted_steps == 1
+    assert turn.user_rate == 2.0
+    plain = Turn(sent=0.0, prompt_tokens=9)
+    plain.take(SequenceDelta(request_id="a", token_ids=[1], speculation=StepSpeculation()), 1.0)
+    assert plain.lengths == [] and plain.prefill_tokens == 1 and plain.user_rate is None

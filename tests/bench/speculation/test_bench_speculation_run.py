@@ -9,14 +9,19 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from scripted_engine import LetterPrompter, ScriptedEngine
+from scripted_engine import LetterPrompter, ScriptedEngine, Session
 from typer.testing import CliRunner
 
+from paceline.bench import publish as publish_module
 from paceline.bench.noise import NoiseGuard
 from paceline.bench.prompts import DataError
+from paceline.bench.sections import Report
 from paceline.bench.speculation import run as run_module
-from paceline.bench.speculation.closed_loop import Pass, Planned
+from paceline.bench.speculation.calibration import Calibration
+from paceline.bench.speculation.closed_loop import Planned
+from paceline.bench.speculation.plots import calibration_plot
 from paceline.bench.speculation.run import EngineSession, Settings, SpeculationBench
+from paceline.bench.speculation.turns import Pass
 from paceline.bench.speculation.workloads import NAMED, Conversation, Workload
 from paceline.cli.bench import app
 from paceline.engine.options import EngineOptions
@@ -25,18 +30,6 @@ from paceline.engine.options import EngineOptions
 @pytest.fixture(autouse=True)
 def _no_readings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(NoiseGuard, "sample", lambda self: None)
-
-
-class Session:
-    """A session on a scripted engine, which counts how often it forgot."""
-
-    def __init__(self, engine: ScriptedEngine) -> None:
-        self.engine = engine
-        self.tokenizer = None
-        self.renewed: list[int] = []
-
-    def renew(self) -> None:
-        self.renewed.append(len(self.engine.requests))
 
 
 def bench(engine: ScriptedEngine, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> SpeculationBench:
@@ -209,3 +202,49 @@ def write_rows(folder: Path) -> None:
     (folder / "gsm8k").mkdir()
     rows = [{"question": f"how many apples has the {name}", "answer": ""} for name in ("fox", "owl", "hen", "cat")]
     (folder / "gsm8k" / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_the_report_keeps_its_keys_and_its_plots_are_whole(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Report] = []
+    honest = publish_module.publish
+
+    def kept(report: Report, **files: Path | None) -> None:
+        made.append(report)
+        honest(report, **files)
+
+    monkeypatch.setattr(publish_module, "publish", kept)
+    write_rows(tmp_path)
+    file = tmp_path / "report.json"
+    options = [*SMALL, "--load", "1,2", "--set", "gsm8k", "--data", str(tmp_path), "--json", str(file)]
+    result = CliRunner().invoke(app, ["spec", str(tiny_model), *options])
+    assert result.exit_code == 0, result.output
+    assert set(json.loads(file.read_text())) >= {
+        "machine", "model", "backend", "drafters", "choices", "data", "settings", "forgetting", "prefix_cache", "quiet",
+        "noise", "errors", "notes", "calibration", "measurements", "targets",
+    }  # fmt: skip
+    (report,) = made
+    assert not {"title", "command", "settings", "warnings", "sections", "machine"} & set(report.data)
+    plots = {plot.title: plot for section in report.sections for plot in section.plots}
+    assert {"Speed-up by drafts (user TPS)", "Acceptance length by set (macro)"} <= set(plots)
+    assert {"Acceptance by position in the draft", "Tokens that a verification step gave"} <= set(plots)
+    for plot in plots.values():
+        for series in plot.series:
+            assert len(series.x) == len(series.y)
+            assert series.low is None or len(series.low) == len(series.y)
+    assert [series.name for series in plots["Speed-up by drafts (user TPS)"].series] == ["1 at a time", "2 at a time"]
+    assert sum(plots["Tokens that a verification step gave"].series[0].y) == pytest.approx(1.0)
+    assert report.settings["max_tokens"] == 6 and report.settings["loads"] == "1, 2"
+
+
+def test_calibration_has_a_line_a_drafter() -> None:
+    class Telling:
+        def speculation_reliability(self) -> list[tuple[str, float, float, int]]:
+            return [("suffix 0.8-0.9", 0.85, 0.8, 5), ("suffix 0.1-0.2", 0.15, 0.1, 5), ("turbo 0.5-0.6", 0.55, 0.6, 2)]
+
+    calibration = Calibration()
+    calibration.add(Telling())  # type: ignore[arg-type]
+    suffix, turbo, ideal = calibration_plot(calibration).series
+    assert (suffix.name, list(suffix.x), list(suffix.y)) == ("suffix", [0.15, 0.85], [0.1, 0.8])
+    assert (turbo.name, ideal.limit) == ("turbo", True)

@@ -6,9 +6,9 @@ import gzip
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
+from row_files import write
 
 from paceline.bench.prompts import DataError
 from paceline.bench.speculation.entities import entities, entity_examples, sentences
@@ -36,14 +36,6 @@ sentence NN I-NP O
 here RB O O
 
 """
-
-
-def write(folder: Path, file: str, rows: list[dict[str, Any]]) -> None:
-    path = folder / file
-    path.parent.mkdir(parents=True, exist_ok=True)
-    opener = gzip.open if file.endswith(".gz") else open
-    with opener(path, "wt", encoding="utf-8") as stream:
-        stream.writelines(json.dumps(row) + "\n" for row in rows)
 
 
 def conll(folder: Path, sentences: int = 8) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from paceline import _cpu
-from paceline.backends.base import Batch, CacheSpec, IntArray, Ops, StepOutput
+from paceline.backends.base import Batch, CacheDtype, CacheSpec, IntArray, Ops, StepOutput
 from paceline.backends.cpu.adapters import AdapterStore
 from paceline.backends.cpu.lowering import Lowering
 from paceline.backends.cpu.recorder import record
@@ -39,6 +39,7 @@ class CpuBackend:
         assert team is None or threads is None
         self.threads: int = team.size if team is not None else threads or len(os.sched_getaffinity(0))
         self._bf16_activations = known[self.variant]
+        self.cache_dtype: CacheDtype = "bf16" if self._bf16_activations else "f16"
         self._team = team or _cpu.Team(self.threads)
         self._weights = WeightStore()
         self._adapters = AdapterStore(self.max_adapters)

@@ -18,6 +18,9 @@ from paceline.backends.cpu.recorder import Node, Value
 from paceline.backends.cpu.weights import CpuMatrix
 
 _ACTIVATIONS = {"silu": 0, "gelu_tanh": 1, "gelu": 2}
+#: Of a buffer: width, forms, rows (0: as many as a step has), whether these are the selected ones.
+_Shape = tuple[int, int, int, bool]
+
 _GROUP = 32  # activations that share an int8 scale
 _ROW_BLOCK = 8
 
@@ -33,8 +36,8 @@ class Lowering:
         self.buffers: dict[Value, int] = {}  # where a value lives
         self.wants: dict[Value, int] = defaultdict(int)
         self.left: dict[Value, int] = {}  # reads of a value still to come
-        self.free: dict[tuple[int, int, int], list[int]] = defaultdict(list)
-        self.shapes: dict[int, tuple[int, int, int]] = {}
+        self.free: dict[_Shape, list[int]] = defaultdict(list)
+        self.shapes: dict[int, _Shape] = {}
         self.owners: dict[int, int] = defaultdict(int)  # values alive in a buffer
         self.ropes: dict[RopeSpec, int] = {}
         self.skip: set[Node] = set()
@@ -70,17 +73,19 @@ class Lowering:
             return self._form(node.fields["gate"]) | self._form(node.fields["up"])
         return int(_cpu.PLAIN)
 
-    def _take(self, width: int, want: int, capacity: int = 0) -> int:
-        shape = (width, want, capacity)
+    def _take(self, width: int, want: int, capacity: int = 0, selected: bool = False) -> int:
+        shape = (width, want, capacity, selected)
         if self.free[shape]:
             return self.free[shape].pop()
-        buffer: int = self.program.rows(width, want, capacity)
+        buffer: int = self.program.rows(*shape)
         self.shapes[buffer] = shape
         return buffer
 
     def _place(self, value: Value, want: int | None = None) -> int:
         """A buffer for a value that is about to be made."""
-        self.buffers[value] = self._take(value.width, self.wants[value] if want is None else want)
+        self.buffers[value] = self._take(
+            value.width, self.wants[value] if want is None else want, selected=value.selected
+        )
         self.owners[self.buffers[value]] += 1
         return self.buffers[value]
 
@@ -102,7 +107,7 @@ class Lowering:
         want = self.wants[value]
         if want in (0, _cpu.PLAIN):
             return self._place(value), None
-        plain = self._take(value.width, _cpu.PLAIN)
+        plain = self._take(value.width, _cpu.PLAIN, selected=value.selected)
         return plain, self._place(value)
 
     def _copy_forms(self, value: Value, plain: int, forms: int | None) -> None:
@@ -112,9 +117,9 @@ class Lowering:
 
     def _rowwise(
         self, x: int, *, y: int = -1, y_norm: Any = None, y_scale: float = 1.0, norm: Any = None, eps: float = 0.0,
-        out: int = -1, want: int = 0, select: bool = False,
+        out: int = -1, want: int = 0,
     ) -> None:  # fmt: skip
-        self.program.rowwise(x, y, y_norm, y_scale, norm, eps, out, want, select)
+        self.program.rowwise(x, y, y_norm, y_scale, norm, eps, out, want)
 
     # Nodes. `after` holds the next two nodes, for fusions that look ahead.
 
@@ -243,9 +248,9 @@ class Lowering:
         x_want = self._form(gate[0]) | self._form(up[0])
         hidden_want = self._form(down[0])
         temporary = [
-            self._take(x.width, x_want, pairs),
-            self._take(gate[0].rows, hidden_want, pairs),
-            self._take(x.width, _cpu.PLAIN, pairs),
+            self._take(x.width, x_want, pairs, x.selected),
+            self._take(gate[0].rows, hidden_want, pairs, x.selected),
+            self._take(x.width, _cpu.PLAIN, pairs, x.selected),
         ]
         plain, forms = self._plain_then_forms(node.output)
         self.program.moe(
@@ -265,7 +270,7 @@ class Lowering:
         self.skip.add(target)
         out = self._place(target.output)  # not in place: rows change places
         source = self._read(node.inputs[0])
-        self._rowwise(source, norm=weight, eps=eps, out=out, want=self.wants[target.output], select=True)
+        self._rowwise(source, norm=weight, eps=eps, out=out, want=self.wants[target.output])
 
     def _capture(self, node: Node, after: list[Node]) -> None:
         # As a reader it keeps the value from being overwritten, and sees to it that there are plain floats of it.

@@ -12,9 +12,11 @@ from paceline.backends.cpu.weights import CpuMatrix
 
 @dataclass(slots=True, eq=False)
 class Value:
-    """Activations ``[rows, width]``. ``uses`` counts the nodes that read them."""
+    """Activations ``[rows, width]``, of all rows of the step or of the ``selected`` ones. ``uses`` counts the nodes
+    that read them."""
 
     width: int
+    selected: bool = False
     uses: int = 0
     source: Node | None = None
 
@@ -36,7 +38,8 @@ class Recorder:
         self.nodes: list[Node] = []
 
     def _emit(self, kind: str, width: int, *inputs: Value, **fields: Any) -> Value:
-        output = Value(width)
+        assert len({value.selected for value in inputs}) < 2, f"{kind} would mix selected rows with all rows"
+        output = Value(width, selected=kind == "select" or any(value.selected for value in inputs))
         for value in inputs:
             value.uses += 1
         output.source = Node(kind, inputs, output, fields)

@@ -7,13 +7,14 @@ part in another's measurement. Every engine gets the same prompts; no engine get
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
 
 from paceline.bench.noise import NoiseGuard
 from paceline.bench.peers.goals import Engines
 from paceline.bench.peers.scenarios import MEMORY_PSS, MEMORY_RSS, START, Metric, Scenario
 from paceline.bench.peers.targets import Target, TargetError
+from paceline.bench.progress import Lines, Progress
 from paceline.bench.prompts import PromptSource
 from paceline.bench.sse import HttpError
 
@@ -21,8 +22,6 @@ FIRST_PROMPT_TOKENS = 16
 WAKE_TOKENS = 8  # of an unmeasured request after waking an engine: its memory may have been taken from it meanwhile
 ATTEMPT_SECONDS = 600.0  # for one engine's start or measurement; then it is given up
 SLOW_START = 30.0  # seconds; an engine that takes longer is started once
-
-Say = Callable[[str], None]
 
 
 @dataclass(slots=True)
@@ -34,7 +33,7 @@ class Comparison:
     prompts: PromptSource
     rounds: int = 5
     starts: int = 3
-    say: Say = print
+    progress: Progress = field(default_factory=Lines)
     guard: NoiseGuard = field(default_factory=NoiseGuard)
     values: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
@@ -61,8 +60,10 @@ class Comparison:
         self.prompts.reserve(self._prompt_lengths())
         try:
             await self._start_all()
+            self.progress.start(len(self._alive()), "warm-up")
             for target in self._alive():
                 await self._attempt(target, self._warm_up(target))
+                self.progress.advance()
             for scenario in self.scenarios:
                 await self._run_scenario(scenario)
             self._weigh()
@@ -91,16 +92,18 @@ class Comparison:
     async def _start_all(self) -> None:
         """Starts each target ``starts`` times, in turns, alone on the machine; the last start stays, suspended."""
         prompt = self.prompts.take(FIRST_PROMPT_TOKENS)
+        self.progress.start(self.starts * len(self.targets), "starts")
         for round_number in range(self.starts):
             for target in self._alive():
                 if target.tree is None:
                     last = round_number == self.starts - 1
                     await self._attempt(target, self._start(target, prompt, last))
+                self.progress.advance()
 
     async def _start(self, target: Target, prompt: Sequence[int], last: bool) -> None:
         self.guard.sample()
         seconds = await target.start(prompt)
-        self.say(f"{target.name}: first token {seconds:.2f} s after its start")
+        self.progress.say(f"{target.name}: first token {seconds:.2f} s after its start")
         if target.kind != "library":
             self._note(START, target, seconds)
         if last or seconds > SLOW_START:
@@ -119,13 +122,15 @@ class Comparison:
 
     async def _run_scenario(self, scenario: Scenario) -> None:
         rounds = scenario.count(self.rounds)
-        for round_number in range(rounds):
+        taking_part = sum(target.kind in scenario.kinds for target in self._alive())
+        self.progress.start(rounds * taking_part, f"{scenario.name}: {rounds} rounds of {taking_part} engines")
+        for _ in range(rounds):
             wake = self.prompts.take(FIRST_PROMPT_TOKENS)
             requests = [self.prompts.take(scenario.prompt_tokens) for _ in range(scenario.requests)]
             for target in self._alive():
                 if target.kind in scenario.kinds:
                     await self._attempt(target, self._measure(scenario, target, wake, requests))
-            self.say(f"{scenario.name}: round {round_number + 1} of {rounds}")
+                    self.progress.advance()
 
     async def _measure(
         self, scenario: Scenario, target: Target, wake: Sequence[int], requests: Sequence[Sequence[int]]
@@ -144,7 +149,7 @@ class Comparison:
                 await work
         except (TargetError, HttpError, OSError, ValueError) as error:
             self.failures[target.name] = str(error) or f"no answer within {ATTEMPT_SECONDS:.0f} s"
-            self.say(f"{target.name} failed and takes no further part: {self.failures[target.name]}")
+            self.progress.say(f"{target.name} failed and takes no further part: {self.failures[target.name]}")
             target.stop()
 
     def _alive(self) -> list[Target]:

@@ -1,21 +1,24 @@
 """How much of what was drafted was accepted, as SPEED-Bench (arXiv 2604.09557) and Spec-Bench define it.
 
 A step is one verification; its length L is the number of tokens it emitted, the target's own included. The prefill's
-token comes of no verification: values "with prefill" count it as one more step of each request.
+token comes of no verification: values "with prefill" count it as one more step of each request. (A prefill that
+verified drafts, as behind a prefix that was cached, is a step like others.)
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from paceline.bench.speculation.closed_loop import Turn
+from paceline.bench.speculation.step_counts import StepCounts
+from paceline.bench.speculation.turns import Turn
 
 
 @dataclass(slots=True)
 class Acceptance:
-    """Counts over requests. ``lengths``: number of steps by L."""
+    """Counts over requests. ``lengths``: number of steps by L. ``sums_only``: from a server's counters; then there are
+    no means over requests, and none with the prefills."""
 
     lengths: Counter[int] = field(default_factory=Counter)
     drafted: Counter[str] = field(default_factory=Counter)
@@ -24,17 +27,34 @@ class Acceptance:
     _requests: list[float] = field(default_factory=list)
     _requests_with_prefill: list[float] = field(default_factory=list)
     _prefill_tokens: int = 0
+    _prefills: int = 0
+    sums_only: bool = False
 
-    def add(self, turn: Turn) -> None:
-        steps = len(turn.lengths)
-        self.lengths.update(turn.lengths)
-        self.drafted.update(turn.drafted)
-        self.accepted.update(turn.accepted)
-        self.drafted_steps += turn.drafted_steps
-        self._prefill_tokens += turn.prefill_tokens
-        self._requests_with_prefill.append(len(turn.token_ids) / (steps + 1))
+    def add(self, *turns: Turn) -> None:
+        """Counts a request: one turn or, as SPEED-Bench's tools have it, all turns of a conversation together."""
+        for turn in turns:
+            self.lengths.update(turn.lengths)
+            self.drafted.update(turn.drafted)
+            self.accepted.update(turn.accepted)
+            self.drafted_steps += turn.drafted_steps
+            self._prefill_tokens += turn.prefill_tokens
+        prefills = sum(turn.prefill_tokens > 0 for turn in turns)  # those that verified drafts are steps
+        self._prefills += prefills
+        steps = sum(len(turn.lengths) for turn in turns)
+        emitted = sum(sum(turn.lengths) for turn in turns)
+        prefill_tokens = sum(turn.prefill_tokens for turn in turns)
+        if steps or prefills:
+            self._requests_with_prefill.append((emitted + prefill_tokens) / (steps + prefills))
         if steps:
-            self._requests.append(sum(turn.lengths) / steps)
+            self._requests.append(emitted / steps)
+
+    def add_counts(self, counts: StepCounts) -> None:
+        """Counts what a server's counters tell, which know nothing of single requests nor of steps without a draft."""
+        self.sums_only = True
+        self.lengths.update(counts.lengths)
+        self.drafted["server"] += counts.drafted
+        self.accepted["server"] += counts.accepted
+        self.drafted_steps += counts.drafts
 
     @property
     def steps(self) -> int:
@@ -47,7 +67,10 @@ class Acceptance:
 
     @property
     def micro(self) -> float:
-        """Mean L of all steps pooled: Spec-Bench's mean accepted tokens, 1.0 for plain decoding."""
+        """Mean L of all steps pooled: Spec-Bench's mean accepted tokens, 1.0 for plain decoding. From a server's sums,
+        1 + accepted / drafts."""
+        if self.sums_only:
+            return 1 + self.accepted.total() / self.drafted_steps if self.drafted_steps else 1.0
         return self._emitted / self.steps if self.steps else 1.0
 
     @property
@@ -56,8 +79,8 @@ class Acceptance:
 
     @property
     def micro_with_prefill(self) -> float:
-        requests = len(self._requests_with_prefill)
-        return (self._emitted + self._prefill_tokens) / (self.steps + requests) if requests else 1.0
+        steps = self.steps + self._prefills
+        return (self._emitted + self._prefill_tokens) / steps if steps else 1.0
 
     @property
     def joint(self) -> list[float]:
@@ -85,11 +108,24 @@ class Acceptance:
 
 
 def acceptance(turns: Iterable[Turn]) -> Acceptance:
-    """The counts of all these requests."""
+    """The counts of all these requests, a turn being one."""
     result = Acceptance()
     for turn in turns:
-        if turn.token_ids:
+        if turn.tokens:
             result.add(turn)
+    return result
+
+
+def acceptance_of_conversations(passes: Iterable[Mapping[tuple[int, int], Turn]]) -> Acceptance:
+    """The counts of all conversations of all passes (turns by (conversation, turn)), a conversation being a request."""
+    result = Acceptance()
+    for turns in passes:
+        requests: dict[int, list[Turn]] = defaultdict(list)
+        for (index, _), turn in turns.items():
+            if turn.tokens:
+                requests[index].append(turn)
+        for request in requests.values():
+            result.add(*request)
     return result
 
 

@@ -11,17 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from paceline.bench.speculation.turns import COUNTERS, Pass, Turn
 from paceline.bench.speculation.workloads import Conversation, Message
 from paceline.engine.messages import EngineStats, Request, SequenceDelta, StepReport
 from paceline.errors import PacelineError
 from paceline.models.tokenizer import Tokenizer
 from paceline.sampling.params import SamplingParams
 from paceline.sampling.speculative import Speculative
-
-COUNTERS = (
-    "steps", "step_seconds", "drafting_seconds", "prompt_tokens", "generation_tokens", "draft_tokens",
-    "accepted_tokens", "predicted_seconds", "realised_seconds", "preemptions",
-)  # fmt: skip
 
 
 class StepEngine(Protocol):
@@ -63,116 +59,16 @@ class Planned:
 
 
 @dataclass(slots=True)
-class Turn:
-    """One request: when its tokens came (``time.perf_counter()``, seconds) and in which steps.
-
-    ``lengths``: tokens of each verification step, that is of every step after the prefill's.
-    """
-
-    sent: float
-    prompt_tokens: int
-    first: float = 0.0
-    last: float = 0.0
-    token_ids: list[int] = field(default_factory=list)
-    prefill_tokens: int = 0  # that came with the prefill: one, unless drafts were verified in it
-    lengths: list[int] = field(default_factory=list)
-    drafted: Counter[str] = field(default_factory=Counter)  # draft tokens by drafter
-    accepted: Counter[str] = field(default_factory=Counter)
-    drafted_steps: int = 0  # verification steps with a draft
-    time: float = 0.0  # of its steps, as the engine reports them
-    time_without: float = 0.0  # and what the engine believes they would have taken without drafts
-
-    def take(self, delta: SequenceDelta, now: float) -> None:
-        """Notes what one step brought."""
-        if not delta.token_ids:
-            return
-        if self.token_ids:
-            self.lengths.append(len(delta.token_ids))
-        else:
-            self.first, self.prefill_tokens = now, len(delta.token_ids)
-        self.token_ids += delta.token_ids
-        self.last = now
-        if (report := delta.speculation) is not None:
-            self.drafted.update(report.drafted)
-            self.accepted.update(report.sources)
-            self.drafted_steps += any(report.drafted.values())
-            self.time += report.time
-            self.time_without += report.time_without
-
-    @property
-    def user_rate(self) -> float | None:
-        """SPEED-Bench's user TPS: tokens a second after the first ones; None when there are none."""
-        later = len(self.token_ids) - self.prefill_tokens
-        return later / (self.last - self.first) if later and self.last > self.first else None
-
-    @property
-    def seconds(self) -> float:
-        """From sending to the last token, prefill included."""
-        return self.last - self.sent
-
-
-@dataclass(slots=True)
-class Pass:
-    """One run through the prompts. ``turns`` by (conversation, turn); ``counters``: what the engine counted in it.
-
-    ``full_seconds``, ``full_tokens``: the part in which all places were taken. ``cut_short``: conversations whose next
-    turn no longer fitted the context.
-    """
-
-    speculative: bool
-    turns: dict[tuple[int, int], Turn] = field(default_factory=dict)
-    counters: dict[str, float] = field(default_factory=dict)
-    decisions: Counter[str] = field(default_factory=Counter)
-    full_seconds: float = 0.0
-    full_tokens: int = 0
-    cut_short: int = 0
-
-    @property
-    def tokens(self) -> int:
-        return sum(len(turn.token_ids) for turn in self.turns.values())
-
-    @property
-    def output_rate(self) -> float:
-        """All output tokens / (last token - first request sent)."""
-        turns = self.turns.values()
-        return self.tokens / (max(turn.last for turn in turns) - min(turn.sent for turn in turns))
-
-    @property
-    def pooled_user_rate(self) -> float | None:
-        """User TPS of all turns together: their tokens after the first ones / the seconds in which these came, summed
-        over the turns. None when no turn has such tokens."""
-        turns = [turn for turn in self.turns.values() if turn.user_rate is not None]
-        seconds = sum(turn.last - turn.first for turn in turns)
-        return sum(len(turn.token_ids) - turn.prefill_tokens for turn in turns) / seconds if seconds else None
-
-    @property
-    def full_rate(self) -> float | None:
-        """Output tokens a second while all places were taken."""
-        return self.full_tokens / self.full_seconds if self.full_seconds else None
-
-    def miscounts(self) -> list[str]:
-        """Where the engine's counters and what came out of it disagree."""
-        turns = self.turns.values()
-        seen = {
-            "generation_tokens": self.tokens,
-            "accepted_tokens": sum(turn.accepted.total() for turn in turns),
-            "draft_tokens": sum(turn.drafted.total() for turn in turns),
-        }
-        return [
-            f"the engine counted {self.counters[name]:.0f} {name}, the answers {count}"
-            for name, count in seen.items()
-            if self.counters[name] != count
-        ]
-
-
-@dataclass(slots=True)
 class ClosedLoop:
     """Runs ``planned`` with ``load`` conversations at a time, each turn with at most ``max_tokens`` of output.
 
     The first answers of those that start together end in turns: the i-th has at most ``i / load`` of the tokens.
     Without that they would all run into the limit in one step, their successors' prompts would be computed side by
     side, and so on: no decode would ever wait for another's prompt, as it does under real load, while with drafts,
-    whose answers end at different times, it would.
+    whose answers end at different times, it would. SPEED-Bench's client does not do that: ``staggered`` False.
+
+    ``max_draft``: most draft tokens of a step; None: as the engine is configured. ``fill``: a prompt that leaves less
+    room than ``max_tokens`` is answered up to the end of the context, as servers do; otherwise its conversation ends.
     """
 
     engine: StepEngine
@@ -182,6 +78,9 @@ class ClosedLoop:
     temperature: float
     speculative: bool
     adapter: str | None = None
+    max_draft: int | None = None
+    staggered: bool = True
+    fill: bool = False
     _open: dict[str, tuple[int, int, list[Message]]] = field(default_factory=dict)
     _planned: Sequence[Planned] = ()
     _result: Pass = field(init=False)
@@ -213,10 +112,14 @@ class ClosedLoop:
     def _send(self, index: int, turn: int, messages: list[Message], prompt_ids: list[int]) -> None:
         name = f"{index}/{turn}"
         params = SamplingParams(
-            max_tokens=self._most(index, turn),
+            max_tokens=self._most(index, turn, len(prompt_ids)),
             temperature=self.temperature,
             seed=1000 * index + turn,  # sampled texts are the same in every pass, too
-            speculative=Speculative(enabled=self.speculative, report=self.speculative),
+            speculative=Speculative(
+                enabled=self.speculative,
+                max_draft=self.max_draft if self.speculative else None,
+                report=self.speculative,
+            ),
         )
         self._open[name] = (index, turn, messages)
         self._result.turns[index, turn] = Turn(time.perf_counter(), len(prompt_ids))
@@ -230,10 +133,13 @@ class ClosedLoop:
             )
         )
 
-    def _most(self, index: int, turn: int) -> int:
-        if turn or index >= self.load:
-            return self.max_tokens
-        return max(1, self.max_tokens * (index + 1) // self.load)
+    def _most(self, index: int, turn: int, prompt_tokens: int) -> int:
+        most = self.max_tokens
+        if self.fill:
+            most = min(most, self.engine.context_length - prompt_tokens)
+        if turn or index >= self.load or not self.staggered:
+            return most
+        return max(1, most * (index + 1) // self.load)
 
     def _take(self, delta: SequenceDelta, now: float) -> int:
         """Notes a delta, and sends the conversation's next turn when it was a turn's last; its number of tokens."""
@@ -245,7 +151,8 @@ class ClosedLoop:
         if delta.finish_reason is not None:
             del self._open[delta.request_id]
             answer = record.token_ids[:-1] if delta.stop_token is not None else record.token_ids
-            self._go_on(index, turn + 1, [*messages, {"role": "assistant", "content": self.prompter.text(answer)}])
+            record.text = self.prompter.text(answer)
+            self._go_on(index, turn + 1, [*messages, {"role": "assistant", "content": record.text}])
         return len(delta.token_ids)
 
     def _go_on(self, index: int, turn: int, messages: list[Message]) -> None:
@@ -254,7 +161,7 @@ class ClosedLoop:
             return
         messages.append({"role": "user", "content": turns[turn]})
         prompt_ids = self.prompter.ids(messages)
-        if len(prompt_ids) + self.max_tokens > self.engine.context_length:
+        if len(prompt_ids) + (1 if self.fill else self.max_tokens) > self.engine.context_length:
             self._result.cut_short += 1
         else:
             self._send(index, turn, messages, prompt_ids)

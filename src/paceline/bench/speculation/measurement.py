@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from paceline.bench.speculation.acceptance import Acceptance, acceptance
-from paceline.bench.speculation.closed_loop import Pass, Planned, Turn
+from paceline.bench.speculation.closed_loop import Planned
+from paceline.bench.speculation.turns import Pass, Turn
 from paceline.bench.statistics import Summary, compare
 
 
@@ -110,7 +111,7 @@ class Measurement:
         for name, passed in passes:
             for key in sorted(set(reference.turns) | set(passed.turns)):
                 one, other = reference.turns.get(key), passed.turns.get(key)
-                if one is None or other is None or one.token_ids != other.token_ids:
+                if one is None or other is None or (one.token_ids, one.text) != (other.token_ids, other.text):
                     prompt = self.planned[key[0]].conversation.key
                     found.append(f"{self.workload}, load {self.load}, {name}: prompt {prompt}, turn {key[1] + 1} "
                                  f"{_where(one, other)}")  # fmt: skip
@@ -159,20 +160,26 @@ def _line(category: str, indices: Sequence[int], measurement: Measurement) -> Sp
 def _mean_speed(passed: Pass, indices: Iterable[int]) -> float:
     tokens, seconds = Counter[int](), defaultdict[int, float](float)
     for (index, _), turn in passed.turns.items():
-        tokens[index] += len(turn.token_ids)
+        tokens[index] += turn.tokens
         seconds[index] += turn.seconds
     speeds = [tokens[index] / seconds[index] for index in indices]
     return sum(speeds) / len(speeds)
 
 
 def _ratio(passes: Sequence[Pass], above: str, below: str) -> float | None:
-    total = sum(passed.counters[below] for passed in passes)
-    return sum(passed.counters[above] for passed in passes) / total if total else None
+    total = sum(passed.counters.get(below, 0.0) for passed in passes)
+    return sum(passed.counters.get(above, 0.0) for passed in passes) / total if total else None
 
 
 def _where(one: Turn | None, other: Turn | None) -> str:
     if one is None or other is None:
         return "was not asked in both"
-    pairs = enumerate(zip(one.token_ids, other.token_ids, strict=False))
-    first = next((i for i, (a, b) in pairs if a != b), min(len(one.token_ids), len(other.token_ids)))
-    return f"differs from token {first} on ({len(one.token_ids)} and {len(other.token_ids)} tokens)"
+    if one.token_ids == other.token_ids:  # a server gives texts only
+        return f"differs from character {_first_difference(one.text, other.text)} on"
+    first = _first_difference(one.token_ids, other.token_ids)
+    return f"differs from token {first} on ({one.tokens} and {other.tokens} tokens)"
+
+
+def _first_difference(one: Sequence[object], other: Sequence[object]) -> int:
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))

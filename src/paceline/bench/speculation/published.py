@@ -34,3 +34,36 @@ SPEC_BENCH = (
     _row("suffix automaton + EAGLE-2", "3.30 2.01 3.19 2.36 2.96 2.52", 4.58, 2.73),
     _row("EAGLE-3 (13B)", "3.48 2.36 3.14 2.94 3.42 2.78", 5.71, 3.02),
 )
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedLengths:
+    """Acceptance lengths on SPEED-Bench's qualitative split; ``by_category`` has those that were published."""
+
+    where: str
+    overall: float
+    by_category: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedSpeedups:
+    """Speed-ups in user TPS, greedy and at temperature 1."""
+
+    method: str
+    greedy: float
+    sampled: float
+
+
+#: SPEED-Bench, arXiv 2604.09557.
+SPEED_BENCH_LENGTHS = PublishedLengths(
+    "Llama 3.3 70B, EAGLE-3, draft length 3, concurrency 32, 8 x H100",
+    2.45,
+    {"coding": 3.00, "math": 2.47, "multilingual": 1.73, "roleplay": 2.04},
+)
+#: The same paper: B200, batch 32, draft length 3.
+SPEED_BENCH_SPEEDUPS = (
+    PublishedSpeedups("n-gram, Llama 3.3 70B", 0.88, 0.85),
+    PublishedSpeedups("draft model, Llama 3.3 70B", 1.60, 1.15),
+    PublishedSpeedups("EAGLE-3, Llama 3.3 70B", 1.90, 1.75),
+    PublishedSpeedups("MTP, Qwen3-Next", 1.20, 1.18),
+)

@@ -7,10 +7,10 @@ from dataclasses import asdict
 from typing import Any
 
 from paceline.bench.report import summary_json
-from paceline.bench.speculation.acceptance import acceptance
-from paceline.bench.speculation.closed_loop import Pass
+from paceline.bench.speculation.acceptance import Acceptance, acceptance
 from paceline.bench.speculation.goals import Verdict
 from paceline.bench.speculation.measurement import Measurement, spec_bench_lines
+from paceline.bench.speculation.turns import Pass
 from paceline.bench.statistics import Summary
 
 
@@ -52,12 +52,17 @@ def acceptance_json(measurement: Measurement) -> dict[str, Any]:
         name: acceptance(t for p in measurement.on for key, t in p.turns.items() if key[0] in indices).macro
         for name, indices in categories.items()
     }
+    return {**counts_json(counts), "macro_by_category": by_category}
+
+
+def counts_json(counts: Acceptance) -> dict[str, Any]:
+    """The counts, and what follows from them; means over requests only where these are known."""
+    known = not counts.sums_only
     return {
-        "macro": counts.macro,
+        "macro": counts.macro if known else None,
         "micro": counts.micro,
-        "macro_with_prefill": counts.macro_with_prefill,
-        "micro_with_prefill": counts.micro_with_prefill,
-        "macro_by_category": by_category,
+        "macro_with_prefill": counts.macro_with_prefill if known else None,
+        "micro_with_prefill": counts.micro_with_prefill if known else None,
         "histogram": dict(sorted(counts.lengths.items())),
         "joint": counts.joint,
         "conditional": counts.conditional,
@@ -76,8 +81,8 @@ def pass_json(passed: Pass) -> dict[str, Any]:
             "conversation": index,
             "turn": turn_number,
             "prompt_tokens": turn.prompt_tokens,
-            "tokens": len(turn.token_ids),
-            "ttft": turn.first - turn.sent,
+            "tokens": turn.tokens,
+            "ttft": turn.ttft,
             "seconds": turn.seconds,
             "user_rate": turn.user_rate,
             "steps": len(turn.lengths),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from paceline.bench.report import markdown_table, number, quartiles
+from paceline.bench.report import number, quartiles
+from paceline.bench.sections import Cell, Table
 from paceline.bench.speculation.calibration import Calibration
 from paceline.bench.speculation.goals import Verdict
 from paceline.bench.speculation.measurement import Measurement, spec_bench_lines
@@ -12,7 +13,6 @@ from paceline.bench.speculation.published import SPEC_BENCH
 from paceline.bench.statistics import Summary, quantile
 
 POSITIONS = 6  # draft positions that the table shows; the JSON has all
-NOTHING = "–"
 
 SPEED_COLUMNS = (
     "set", "load", "prompts", "turns", "speed-up (user TPS)", "user TPS off → on", "pooled", "output tokens/s off → on",
@@ -26,21 +26,21 @@ DRAFTER_COLUMNS = ("set", "load", "drafter", "drafted", "accepted", "rate", "sha
 GOAL_COLUMNS = ("target", "measured at", "value", "limit", "met")
 
 
-def speed_table(measurements: Sequence[Measurement]) -> str:
+def speed_table(measurements: Sequence[Measurement]) -> Table:
     """Speeds without and with drafts: medians, and ratios of medians with the quartiles of single ratios."""
-    return markdown_table(SPEED_COLUMNS, [_speed_row(measurement) for measurement in measurements])
+    return Table("", SPEED_COLUMNS, [_speed_row(measurement) for measurement in measurements])
 
 
-def _speed_row(measurement: Measurement) -> list[str]:
+def _speed_row(measurement: Measurement) -> list[Cell]:
     off, on = measurement.user_rates()
     full_off, full_on = measurement.full_rates()
     output_off, output_on = ([p.output_rate for p in passes] for passes in (measurement.off, measurement.on))
     differing = len(measurement.differences())
     return [
         measurement.workload,
-        str(measurement.load),
-        str(len(measurement.planned)),
-        str(len(measurement.off[0].turns)),
+        measurement.load,
+        len(measurement.planned),
+        len(measurement.off[0].turns),
         _ratio(measurement.speedup),
         _change(off, on),
         _ratio(measurement.pooled_speedup),
@@ -53,19 +53,19 @@ def _speed_row(measurement: Measurement) -> list[str]:
     ]
 
 
-def acceptance_table(measurements: Sequence[Measurement]) -> str:
+def acceptance_table(measurements: Sequence[Measurement]) -> Table:
     """SPEED-Bench's acceptance lengths and rates, and what drafting cost."""
-    rows = []
+    rows: list[list[Cell]] = []
     for measurement in measurements:
         counts = measurement.acceptance()
         rows.append(
             [
                 measurement.workload,
-                str(measurement.load),
-                number(counts.macro),
-                number(counts.micro),
-                number(counts.macro_with_prefill),
-                number(counts.micro_with_prefill),
+                measurement.load,
+                counts.macro,
+                counts.micro,
+                counts.macro_with_prefill,
+                counts.micro_with_prefill,
                 _share(counts.rate),
                 _share(counts.drafted_steps / counts.steps if counts.steps else None),
                 _positions(counts.joint),
@@ -73,81 +73,80 @@ def acceptance_table(measurements: Sequence[Measurement]) -> str:
                 f"{measurement.drafting_share:.1%}",
             ]
         )
-    return markdown_table(ACCEPTANCE_COLUMNS, rows)
+    return Table("", ACCEPTANCE_COLUMNS, rows)
 
 
-def drafter_table(measurements: Sequence[Measurement]) -> str:
-    """Who drafted, and how well; "" when nobody did."""
-    rows = []
+def drafter_table(measurements: Sequence[Measurement]) -> Table | None:
+    """Who drafted, and how well; None when nobody did."""
+    rows: list[list[Cell]] = []
     for measurement in measurements:
         counts, tokens = measurement.acceptance(), sum(passed.tokens for passed in measurement.on)
         for drafter, drafted in counts.drafted.most_common():
             accepted = counts.accepted[drafter]
-            row = [measurement.workload, str(measurement.load), drafter, str(drafted), str(accepted)]
+            row: list[Cell] = [measurement.workload, measurement.load, drafter, drafted, accepted]
             rows.append([*row, _share(accepted / drafted if drafted else None), _share(accepted / tokens)])
-    return markdown_table(DRAFTER_COLUMNS, rows) if rows else ""
+    return Table("", DRAFTER_COLUMNS, rows) if rows else None
 
 
-def spec_bench_table(measurements: Sequence[Measurement]) -> str:
-    """Spec-Bench's figures beside published ones, of what was measured with one stream; "" when nothing was."""
+def spec_bench_table(measurements: Sequence[Measurement]) -> Table | None:
+    """Spec-Bench's figures beside published ones, of what was measured with one stream; None when nothing was."""
     measured = [(m.workload, line) for m in measurements if m.load == 1 for line in spec_bench_lines(m)]
     if not measured:
-        return ""
-    rows = []
+        return None
+    rows: list[list[Cell]] = []
     for workload, line in measured:
         published = [
             p.speedup if (workload, line.category) == ("spec_bench", "overall") else p.speedups.get(line.category)
             for p in SPEC_BENCH
         ]
-        ours = [str(line.questions), number(line.speedup), number(line.mean_accepted_tokens)]
         title = workload if line.category == workload else f"{workload}: {line.category}"
-        rows.append([title, *ours, *(_number(value) for value in published)])
-    accepted = [NOTHING, NOTHING, NOTHING, *(number(p.mean_accepted_tokens) for p in SPEC_BENCH)]
-    rows.append(["mean accepted tokens, published", *accepted])
+        rows.append([title, line.questions, line.speedup, line.mean_accepted_tokens, *published])
+    accepted = [p.mean_accepted_tokens for p in SPEC_BENCH]
+    rows.append(["mean accepted tokens, published", None, None, None, *accepted])
     header = ("set: category", "questions", "speed-up (Spec-Bench)", "mean accepted tokens")
-    return markdown_table([*header, *(p.method for p in SPEC_BENCH)], rows)
+    return Table("", [*header, *(p.method for p in SPEC_BENCH)], rows)
 
 
-def goal_table(verdicts: Sequence[Verdict]) -> str:
-    rows = [[v.title, v.where, number(v.value), v.text, "yes" if v.met else "NO"] for v in verdicts]
-    return markdown_table(GOAL_COLUMNS, rows)
+def goal_table(verdicts: Sequence[Verdict]) -> Table | None:
+    rows: list[list[Cell]] = [[v.title, v.where, v.value, v.text, "yes" if v.met else "NO"] for v in verdicts]
+    return Table("", GOAL_COLUMNS, rows) if rows else None
 
 
-def calibration_table(calibration: Calibration) -> str:
-    """Predicted and realised survival of draft tokens; "" when the engine tells nothing."""
-    rows = [[b.name, f"{b.predicted:.3f}", f"{b.realised:.3f}", str(b.tokens)] for b in calibration.bins()]
-    return markdown_table(("bin", "predicted", "realised", "draft tokens"), rows) if rows else ""
+def calibration_table(calibration: Calibration) -> Table | None:
+    """Predicted and realised survival of draft tokens; None when the engine tells nothing."""
+    bins = calibration.bins()
+    if not bins:
+        return None
+    rows: list[list[Cell]] = [[b.name, f"{b.predicted:.3f}", f"{b.realised:.3f}", b.tokens] for b in bins]
+    note = f"expected calibration error {calibration.error:.3f}"
+    return Table("", ("bin", "predicted", "realised", "draft tokens"), rows, note)
 
 
-def prediction_table(measurements: Sequence[Measurement]) -> str:
-    """The engine's own guesses beside what was measured; "" when it makes none."""
-    rows = []
+def prediction_table(measurements: Sequence[Measurement]) -> Table | None:
+    """The engine's own guesses beside what was measured; None when it makes none."""
+    rows: list[list[Cell]] = []
     for measurement in measurements:
         believed, predicted = measurement.believed_speedup, measurement.predicted_share
         if believed is not None or predicted is not None:
-            row = [measurement.workload, str(measurement.load), _number(predicted), _number(believed)]
-            rows.append([*row, number(measurement.output_speedup.median)])
+            output = measurement.output_speedup.median
+            rows.append([measurement.workload, measurement.load, predicted, believed, output])
     header = ("set", "load", "predicted / realised step time", "believed speed-up", "measured (output tokens/s)")
-    return markdown_table(header, rows) if rows else ""
+    return Table("", header, rows) if rows else None
 
 
-def _ratio(summary: Summary | None) -> str:
-    return NOTHING if summary is None else f"{number(summary.median)} ({quartiles(summary)})"
+def _ratio(summary: Summary | None) -> str | None:
+    return None if summary is None else f"{number(summary.median)} ({quartiles(summary)})"
 
 
-def _change(off: Sequence[float], on: Sequence[float]) -> str:
+def _change(off: Sequence[float], on: Sequence[float]) -> str | None:
     """Both medians; nothing where one is missing (the places were never all taken)."""
-    return f"{number(quantile(off, 0.5))} → {number(quantile(on, 0.5))}" if off and on else NOTHING
+    return f"{number(quantile(off, 0.5))} → {number(quantile(on, 0.5))}" if off and on else None
 
 
-def _number(value: float | None) -> str:
-    return NOTHING if value is None else number(value)
+def _share(value: float | None) -> str | None:
+    return None if value is None else f"{value:.0%}"
 
 
-def _share(value: float | None) -> str:
-    return NOTHING if value is None else f"{value:.0%}"
-
-
-def _positions(shares: Sequence[float]) -> str:
+def _positions(shares: Sequence[float]) -> str | None:
     more = " …" if len(shares) > POSITIONS else ""
-    return " ".join(f"{share:.2f}" for share in shares[:POSITIONS]) + more if shares else NOTHING
+    return " ".join(f"{share:.2f}" for share in shares[:POSITIONS]) + more if shares else None

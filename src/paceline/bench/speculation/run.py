@@ -12,8 +12,9 @@ from typing import Any
 from paceline.bench.noise import NoiseGuard
 from paceline.bench.prompts import DataError
 from paceline.bench.speculation.calibration import Calibration
-from paceline.bench.speculation.closed_loop import ClosedLoop, Pass, Planned, Prompter
+from paceline.bench.speculation.closed_loop import ClosedLoop, Planned, Prompter
 from paceline.bench.speculation.measurement import Measurement
+from paceline.bench.speculation.turns import Pass
 from paceline.bench.speculation.workloads import Conversation, Workload, load_workload
 from paceline.bench.text import passage
 from paceline.engine.engine import Engine

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from paceline.cli.bench import diagnose, everything, peers, quality, spec, step
+from paceline.cli.bench import diagnose, everything, peers, quality, report, spec, step
 
 app = typer.Typer(
     help="Measure: step times against memory bandwidth, what speculation gains, and whole servers against their peers.",
@@ -17,3 +17,4 @@ app.command(name="peers")(peers.peers)
 app.command(name="quality")(quality.quality)
 app.command(name="diagnose")(diagnose.diagnose)
 app.command(name="all")(everything.run_all)
+app.command(name="report")(report.report)

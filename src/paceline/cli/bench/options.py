@@ -3,22 +3,69 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+
+@contextmanager
+def errors_in_one_line() -> Iterator[None]:
+    """What the user can mend is told without a traceback; the exit status is 2."""
+    from paceline.errors import PacelineError
+
+    try:
+        yield
+    except PacelineError as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(2) from error
+
+
+def writable(context: typer.Context, path: Path | None) -> Path | None:
+    """Refuses a file that cannot be written when the command line is read: not after an hour of measuring."""
+    if path is not None:
+        from paceline.bench.output.files import check_writable
+
+        # Those read before this one: whichever of two comes second is refused.
+        others = [other for other in context.params.values() if isinstance(other, Path) and other == path]
+        with errors_in_one_line():
+            check_writable([*others, path])
+    return path
+
+
+def page_writable(context: typer.Context, path: Path | None) -> Path | None:
+    """Of a page, which plotly draws: refuses it without, too."""
+    from importlib.util import find_spec
+
+    if path is not None and find_spec("plotly") is None:
+        typer.echo('Error: --html needs plotly: pip install "paceline[bench]"', err=True)
+        raise typer.Exit(2)
+    return writable(context, path)
+
+
 Model = Annotated[str, typer.Argument(help="Folder, .gguf file, Hub id or alias. Default: the default model.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Compute threads. Default: all usable cores.")]
 Rounds = Annotated[int, typer.Option(min=1, help="Rounds; each measures everything once, in turns.")]
-Json = Annotated[Path | None, typer.Option("--json", help="Also write all values to this file.")]
-Csv = Annotated[Path | None, typer.Option("--csv", help="Also write the tables to this file, one below the other.")]
-Html = Annotated[Path | None, typer.Option("--html", help="Also write a report with plots: one self-contained file.")]
+Json = Annotated[
+    Path | None,
+    typer.Option(
+        "--json", callback=writable, help="Also write all values; `paceline bench report` draws pages from it."
+    ),
+]
+Csv = Annotated[
+    Path | None,
+    typer.Option("--csv", callback=writable, help="Also write the tables to this file, one below the other."),
+]
+Html = Annotated[
+    Path | None,
+    typer.Option(
+        "--html", callback=page_writable, help="Also write a page with tables and plots: one file, for a browser."
+    ),
+]
 Data = Annotated[
     Path | None,
     typer.Option(
@@ -35,16 +82,10 @@ def command_line() -> str:
     return shlex.join(["paceline", *sys.argv[1:]])
 
 
-@contextmanager
-def errors_in_one_line() -> Iterator[None]:
-    """What the user can mend is told without a traceback; the exit status is 2."""
-    from paceline.errors import PacelineError
-
-    try:
-        yield
-    except PacelineError as error:
-        typer.echo(f"Error: {error}", err=True)
-        raise typer.Exit(2) from error
+def say_without_tables(names: Sequence[str]) -> None:
+    """Of commands whose JSON holds values alone."""
+    for name in names:
+        typer.echo(f"{name}: no tables or plots, only values in the JSON file", err=True)
 
 
 def event_loop() -> asyncio.AbstractEventLoop:
@@ -58,5 +99,9 @@ def event_loop() -> asyncio.AbstractEventLoop:
 
 
 def write_json(path: Path, report: dict[str, Any]) -> None:
-    path.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
-    typer.echo(f"values written to {path}")
+    """Of commands that do not describe their results as a ``Report`` yet."""
+    from paceline.bench.output.files import write_whole
+    from paceline.bench.output.json_file import json_text
+
+    write_whole(path, json_text(report))
+    typer.echo(f"wrote {path}", err=True)

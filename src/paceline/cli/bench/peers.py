@@ -13,6 +13,8 @@ from paceline.cli.bench import options
 
 if TYPE_CHECKING:
     from paceline.bench.peers.comparison import Comparison
+    from paceline.bench.peers.lineup import PeerPlaces
+    from paceline.bench.sections import Cell
 
 
 def peers(
@@ -34,6 +36,8 @@ def peers(
     transformers: Annotated[bool, typer.Option("--transformers", help="Measure transformers too (slow).")] = False,
     data: options.Data = None,
     json_file: options.Json = None,
+    csv_file: options.Csv = None,
+    html_file: options.Html = None,
 ) -> None:
     """Measure Paceline's server and its peers in turns, in one run.
 
@@ -44,6 +48,9 @@ def peers(
     import signal
 
     from paceline.bench.peers.lineup import PeerPlaces
+    from paceline.bench.peers.report import peers_report
+    from paceline.bench.progress import shown
+    from paceline.bench.publish import publish
 
     places = PeerPlaces.from_environment()
     given: dict[str, Any] = {
@@ -57,18 +64,23 @@ def peers(
     }
     places = replace(places, **{name: value for name, value in given.items() if value})
     with options.errors_in_one_line():
-        comparison = _comparison(model, threads, scenario, places, data)
+        comparison, settings, skipped = _comparison(model, threads, scenario, places, data)
     comparison.rounds, comparison.starts = rounds, starts
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # with its clean-up: no engine stays behind
-    with options.errors_in_one_line(), asyncio.Runner(loop_factory=options.event_loop) as runner:
-        runner.run(comparison.run())
-    _report(comparison, json_file)
+    with options.errors_in_one_line():
+        with shown() as comparison.progress, asyncio.Runner(loop_factory=options.event_loop) as runner:
+            runner.run(comparison.run())
+        settings |= {"rounds": rounds, "starts": starts}
+        report = peers_report(comparison, options.command_line(), settings, skipped)
+        publish(report, json=json_file, csv=csv_file, html=html_file)
     if any(target.kind == "own" and target.name in comparison.failures for target in comparison.targets):
         raise typer.Exit(1)
 
 
-def _comparison(model: str, threads: int | None, names: list[str] | None, places: Any, data: Path | None) -> Comparison:
-    """The run that the options describe; says which peers are skipped."""
+def _comparison(
+    model: str, threads: int | None, names: list[str] | None, places: PeerPlaces, data: Path | None
+) -> tuple[Comparison, dict[str, Cell], list[str]]:
+    """The run that the options describe, what it depends on, and why peers are skipped, which is also said."""
     from paceline.bench.peers.comparison import Comparison
     from paceline.bench.peers.lineup import line_up
     from paceline.bench.peers.scenarios import SCENARIOS
@@ -82,39 +94,15 @@ def _comparison(model: str, threads: int | None, names: list[str] | None, places
         known = ", ".join(scenario.name for scenario in SCENARIOS)
         raise typer.BadParameter(f"no scenario {', '.join(sorted(unknown))}; there are {known}")
     chosen = [scenario for scenario in SCENARIOS if not names or scenario.name in names]
-    path = resolve_model(model).path
+    resolved = resolve_model(model)
+    path = resolved.path
     library = any("library" in scenario.kinds for scenario in chosen)
-    lineup = line_up(path, places, threads or usable_cores(), library)
+    threads = threads or usable_cores()
+    lineup = line_up(path, places, threads, library)
     for reason in lineup.skipped:
-        typer.echo(f"skipped {reason}")
+        typer.echo(f"skipped {reason}", err=True)
     tokenizer = load_tokenizer(path)
     prompts = PromptSource(lambda text: tokenizer.encode(text, add_special_tokens=False), data)
-    typer.echo(f"prompts from {prompts.description}; engines: {', '.join(t.name for t in lineup.targets)}")
-    return Comparison(lineup.targets, chosen, prompts, say=lambda text: typer.echo(text, err=True))
-
-
-def _report(comparison: Comparison, json_file: Path | None) -> None:
-    from paceline.bench.machine import machine
-    from paceline.bench.peers.goals import judge_all
-    from paceline.bench.peers.report import comparison_table, measurements_json, verdicts_json
-
-    engines, values = comparison.engines(), comparison.values
-    verdicts = judge_all(values, engines)
-    quiet, noise = comparison.guard.verdict()
-    typer.echo("\n" + comparison_table(comparison.metrics, values, engines, verdicts))
-    typer.echo(f"\n{noise}")
-    for name, why in comparison.failures.items():
-        typer.echo(f"{name} failed: {why}")
-    if json_file is not None:
-        report = {
-            "machine": machine(),
-            "rounds": comparison.rounds,
-            "engines": {target.name: target.command for target in comparison.targets},
-            "prompts": comparison.prompts.description,
-            "quiet": quiet,
-            "noise": noise,
-            "failures": comparison.failures,
-            "measurements": measurements_json(values),
-            "targets": verdicts_json(verdicts),
-        }
-        options.write_json(json_file, report)
+    typer.echo(f"engines: {', '.join(target.name for target in lineup.targets)}", err=True)
+    settings: dict[str, Cell] = {"model": resolved.name, "threads": threads, "prompts": prompts.description}
+    return Comparison(lineup.targets, chosen, prompts), settings, lineup.skipped

@@ -50,7 +50,7 @@ def open_model_drafter(
     backend: Backend,
     target: Target,
     *,
-    cache_dtype: CacheDtype = "f16",
+    cache_dtype: CacheDtype | None = None,
     draw: Draw = draw_independently,
 ) -> tuple[ModelDrafter, DraftModel]:
     """The drafter for model ``name`` (all that ``resolve_model`` takes) beside the target that runs on ``backend``.
@@ -69,7 +69,8 @@ def open_model_drafter(
         model = load_checkpoint(checkpoint, own, context_length=context)
     finally:
         checkpoint.close()
-    cache_spec = model.spec.cache_spec(cache_dtype)
+    dtype = cache_dtype or backend.cache_dtype
+    cache_spec = model.spec.cache_spec(dtype)
     budget = int(target.cache_bytes * CACHE_SHARE)
     max_rows = max(MAX_ROWS, target.max_sequences)
     blocks, tokens = blocks_within(cache_spec, budget, target.cache_tokens, max_rows, target.max_sequences)
@@ -80,7 +81,7 @@ def open_model_drafter(
         target.max_sequences,
         vocab_size=target.vocab_size,
         max_rows=max_rows,
-        cache_dtype=cache_dtype,
+        cache_dtype=dtype,
         draw=draw,
     )
     return drafter, DraftModel(

@@ -87,7 +87,7 @@ class TurboDrafter:
         self.num_blocks = blocks_per_group(self.cache_spec, max_sequences * tokens + spare, spare, max_sequences)
         backend.allocate_cache(self.cache_spec, self.num_blocks)
         cache = KVCache(self.cache_spec, self.num_blocks, max_sequences, tokens, prefix_cache=False)
-        self._tracks = StateTracks(cache, config.layers, model.state_scale, config.window)
+        self._tracks = StateTracks(cache, config.layers, config.state_width, config.window)
         self._placer = Placer(cache, max_rows)
         self._program = backend.compile(model.build, max_rows)
         self._token_ids: IntArray = np.empty(max_rows, dtype=np.int32)
@@ -106,8 +106,7 @@ class TurboDrafter:
         return drafts
 
     def observe(self, progress: Seq[Progress]) -> None:
-        for part in progress:
-            self._tracks.observe(part)
+        self._tracks.observe(progress)
 
     def forget(self, sequence: SequenceView) -> None:
         self._tracks.drop(sequence.key)
@@ -192,7 +191,7 @@ class TurboDrafter:
 
     def _compute(self, runs: Seq[_Run]) -> FloatArray:
         """One pass; logits ``[draft rows, vocab_size + 1]``, those of one run side by side."""
-        masks = self.model.masks
+        masks, scale = self.model.masks, self.model.state_scale
         starts, contexts, table_rows = [0], [], []
         logit_rows: list[int] = []
         end = longest = 0
@@ -201,11 +200,10 @@ class TurboDrafter:
             context, start, middle, end = track.computed, end, end + known, end + run.rows
             position = track.start + context
             self._token_ids[start:middle] = run.sequence.token_ids[position : position + known]
-            self._inputs[start:middle] = track.take(known)
+            np.multiply(track.take(known), scale, out=self._inputs[start:middle])
             if run.wanted:
-                assert track.last is not None
                 self._token_ids[middle:end] = self._token_ids[middle - 1]
-                np.add(masks[: end - middle], track.last, out=self._inputs[middle:end])
+                np.add(masks[: end - middle], self._inputs[middle - 1], out=self._inputs[middle:end])
                 logit_rows.extend(range(middle - 1, end))
             starts.append(end)
             contexts.append(context)

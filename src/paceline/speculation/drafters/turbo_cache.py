@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence as Seq
+from itertools import groupby
 
 import numpy as np
 
@@ -13,10 +14,13 @@ from paceline.speculation.drafters.base import Progress, SequenceView
 
 Key = tuple[str, int]
 
+#: Of waiting states, each of which keeps a whole step's in memory.
+MOST_PIECES = 16
+
 
 class StateTrack:
-    """Known tokens ``start..next - 1`` of one sequence. The first ``computed`` of them have keys and values; the scaled
-    hidden states (each of the token before) of the others wait in ``waiting``. ``last``: that of the last computed one.
+    """Known tokens ``start..next - 1`` of one sequence. The first ``computed`` of them have keys and values; the hidden
+    states (each of the token before) of the others wait in ``waiting``. ``last``: that of the last computed one.
 
     Text before ``start`` was never seen (its states were in the target's prefix cache, or it is out of the window):
     places are counted from ``start``, which to a rotary embedding is all the same.
@@ -42,11 +46,14 @@ class StateTrack:
         return self.start + self.computed + self.num_waiting
 
     def add(self, states: FloatArray) -> None:
+        """The array may be a part of a step's; of those only the last few are kept, the rest is copied."""
         self.waiting.append(states)
         self.num_waiting += len(states)
+        if len(self.waiting) > MOST_PIECES:
+            self.waiting = [np.concatenate(self.waiting)]
 
     def take(self, count: int) -> FloatArray:
-        """The first ``count`` waiting states ``[count, width]``: they count as computed from now on."""
+        """The first ``count`` waiting states ``[count, width]``, as they came: they count as computed from now on."""
         states = self.waiting[0] if len(self.waiting) == 1 else np.concatenate(self.waiting)
         taken, rest = states[:count], states[count:]
         self.waiting, self.num_waiting = ([rest], len(rest)) if len(rest) else ([], 0)
@@ -65,25 +72,55 @@ class StateTracks:
     """Tracks of sequences, least recently used first. There are blocks for all of them, each with a whole window and
     the rows of a step, so only their number is limited: the least recently used one gives way.
 
-    ``columns``: those of ``Progress.hidden`` that are wanted, found when the first comes. ``scale`` ``[width]``.
+    ``columns``: those of ``Progress.hidden`` that are wanted, found when the first comes. ``width``: of a row of all
+    our layers.
     """
 
-    def __init__(self, cache: KVCache, layers: tuple[int, ...], scale: FloatArray, window: int) -> None:
+    def __init__(self, cache: KVCache, layers: tuple[int, ...], width: int, window: int) -> None:
         self.cache = cache
         self.tracks: OrderedDict[Key, StateTrack] = OrderedDict()
         self._layers = layers
-        self._scale = scale
+        self._width = width
         self._window = window
         self._max_tracks = cache.tables.shape[1]
         self._columns: dict[tuple[int, ...], slice | np.ndarray] = {}
 
-    def observe(self, part: Progress) -> None:
-        """Takes the states of a step. The row of the token at position p says what is known when token p + 1 is: so
-        that is whose entry it makes."""
-        count, length = len(part.rows), part.sequence.length
-        if part.hidden is None or not count:
+    def observe(self, progress: Seq[Progress]) -> None:
+        """Takes the states of a step."""
+        for _, parts in groupby(progress, key=lambda part: id(part.hidden)):
+            self._take_step(list(parts))
+
+    def _take_step(self, progress: Seq[Progress]) -> None:
+        """All sequences' rows at once: a call for each would cost more than the copying."""
+        hidden, layers = progress[0].hidden, progress[0].layers
+        if hidden is None:
             return
-        first, end = part.first + 1, min(part.first + 1 + count, length)
+        rows: list[int] = []
+        ends: list[tuple[StateTrack, int]] = []
+        for part in progress:
+            if part.rows:
+                track, wanted = self._new_rows(part)
+                if wanted:
+                    rows += wanted
+                    ends.append((track, len(rows)))
+        if not rows:
+            return
+        given = hidden.numpy() if hidden.device.type == "cpu" else hidden.cpu().numpy()
+        states = given[rows][:, self._wanted(layers)]
+        start = 0
+        for track, end in ends:
+            track.add(states[start:end])
+            start = end
+            if track.num_waiting > 2 * self._window:  # nobody asks
+                kept = np.concatenate(track.waiting)[-self._window :]
+                self._restart(track, track.next - len(kept))
+                track.add(kept)
+
+    def _new_rows(self, part: Progress) -> tuple[StateTrack, Seq[int]]:
+        """The rows that a sequence's track lacks. The row of the token at position p says what is known when token
+        p + 1 is: so that is whose entry it makes."""
+        length = part.sequence.length
+        first, end = part.first + 1, min(part.first + 1 + len(part.rows), length)
         track = self.tracks.get(part.sequence.key)
         if track is None:
             track = self._new(part.sequence.key)
@@ -91,14 +128,7 @@ class StateTracks:
         if first > begin or (end > begin and length - self._window > begin):  # a gap, or too far behind to matter
             begin = max(first, length - self._window)
             self._restart(track, begin)
-        if begin < end:
-            rows = part.rows[begin - first : end - first]
-            hidden = part.hidden.numpy() if part.hidden.device.type == "cpu" else part.hidden.cpu().numpy()
-            track.add(hidden[rows][:, self._wanted(part.layers)] * self._scale)
-            if track.num_waiting > 2 * self._window:  # nobody asks
-                kept = np.concatenate(track.waiting)[-self._window :]
-                self._restart(track, track.next - len(kept))
-                track.add(kept)
+        return track, part.rows[begin - first : end - first] if begin < end else ()
 
     def get(self, sequence: SequenceView) -> StateTrack | None:
         """The track of a sequence all of whose states have come."""
@@ -133,7 +163,7 @@ class StateTracks:
             if layers == self._layers:
                 columns = slice(None)
             else:
-                columns = columns_of(self._layers, layers, len(self._scale) // len(self._layers))
+                columns = columns_of(self._layers, layers, self._width // len(self._layers))
             self._columns[layers] = columns
         return columns
 

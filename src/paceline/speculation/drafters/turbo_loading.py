@@ -34,7 +34,7 @@ def open_turbo_drafter(
     max_sequences: int,
     max_tokens: int,
     kind: WeightKind | None = None,
-    cache_dtype: CacheDtype = "f16",
+    cache_dtype: CacheDtype | None = None,
 ) -> tuple[TurboDrafter, OpenedSpeculator]:
     """The drafter for the speculator in ``folder``, beside ``target`` that runs on ``backend`` under ``target_name``.
 
@@ -54,6 +54,7 @@ def open_turbo_drafter(
     kind = kind or ("q8" if backend.name == "cpu" else "f32")
     model = lay_out(config, tensors, target.weights.embedding, own, kind)
     rows = max(MAX_ROWS, max_sequences * (config.positions + 2))
-    drafter = TurboDrafter(model, own, max_sequences, max_tokens, max_rows=rows, cache_dtype=cache_dtype)
+    dtype = cache_dtype or backend.cache_dtype
+    drafter = TurboDrafter(model, own, max_sequences, max_tokens, max_rows=rows, cache_dtype=dtype)
     size = cache_bytes(drafter.cache_spec, drafter.num_blocks)
     return drafter, OpenedSpeculator(folder.name, config, model.weights_bytes, size)

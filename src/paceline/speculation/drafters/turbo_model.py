@@ -60,16 +60,19 @@ class SpeculatorModel:
         return self.weights_bytes + sum(array.nbytes for array in arrays)
 
     def build(self, ops: Ops) -> None:
-        """One pass, for ``Backend.compile``. Its input rows are scaled states ``[T, states]``."""
+        """One pass, for ``Backend.compile``. Its input rows are scaled states ``[T, states]``. Known tokens are there
+        for their keys and values only: behind these just the block's rows are computed."""
         config, eps = self.config, self.config.norm_eps
         token = ops.linear(ops.norm(ops.embed(self.embedding), self.embedding_norm, eps), self.from_embedding)
         state = ops.linear(ops.norm(ops.input(config.state_width), self.state_norm, eps), self.from_states)
         x = ops.add(token, state)
         q = ops.rope_and_store(ops.linear(ops.norm(x, self.attention_norm, eps), self.qkv), self.attention)
-        x = ops.add(x, ops.linear(ops.attention(q, self.attention), self.output))
+        attended = ops.attention(q, self.attention)
+        x, attended = ops.select(x), ops.select(attended)
+        x = ops.add(x, ops.linear(attended, self.output))
         mlp = ops.gated_linear(ops.norm(x, self.mlp_norm, eps), self.gate, self.up, config.activation)
         x = ops.add(x, ops.linear(mlp, self.down))
-        ops.logits(ops.norm(ops.select(x), self.final_norm, eps), self.head)
+        ops.logits(ops.norm(x, self.final_norm, eps), self.head)
 
 
 def lay_out(

@@ -80,10 +80,13 @@ class TurboSpeculators:
         return drafts
 
     def observe(self, progress: Seq[Progress]) -> None:
+        groups: dict[TurboDrafter, list[Progress]] = {}
         for part in progress:
             drafter = self._of(part.sequence)
             if drafter is not None:
-                drafter.observe((part,))
+                groups.setdefault(drafter, []).append(part)
+        for drafter, parts in groups.items():
+            drafter.observe(parts)
 
     def forget(self, sequence: SequenceView) -> None:
         drafter = self._of(sequence)

@@ -1,0 +1,41 @@
+"""vLLM's counters about drafts in the text of ``/metrics``, which Paceline has, too."""
+
+from __future__ import annotations
+
+import re
+
+from paceline.bench.speculation.step_counts import StepCounts
+
+PREFIX = "vllm:spec_decode_num_"
+_SAMPLE = re.compile(r"([A-Za-z_:][\w:]*)(?:\{(.*)\})?\s+(\S+)")
+_POSITION = re.compile(r'\bposition="(\d+)"')
+
+
+def read_step_counts(text: str) -> StepCounts | None:
+    """Sums over all label sets (several engines behind one address); None for a server that does not count drafts.
+
+    Raises ``ValueError`` for a sample that is no number.
+    """
+    totals = {"drafts": 0.0, "draft_tokens": 0.0, "accepted_tokens": 0.0}
+    positions: dict[int, float] = {}
+    found = False
+    for line in text.splitlines():
+        sample = _SAMPLE.match(line)
+        if sample is None or not sample[1].startswith(PREFIX):
+            continue
+        name = sample[1].removeprefix(PREFIX).removesuffix("_total")
+        if name in totals:
+            totals[name] += float(sample[3])
+            found = True
+        elif name == "accepted_tokens_per_pos" and (position := _POSITION.search(sample[2] or "")):
+            positions[int(position[1])] = positions.get(int(position[1]), 0.0) + float(sample[3])
+    if not found:
+        return None
+    per_position = [round(positions.get(i, 0.0)) for i in range(max(positions, default=-1) + 1)]
+    drafts, drafted, accepted = (round(total) for total in totals.values())
+    return StepCounts(drafts, drafted, accepted, per_position)
+
+
+def is_paceline(text: str) -> bool:
+    """Whether these are the metrics of a Paceline server."""
+    return any(line.startswith("paceline:") for line in text.splitlines())
