@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from scripted_server import EOS
 
 MESSAGES: Any = [{"role": "user", "content": "hi"}]
 
@@ -256,6 +257,14 @@ def test_tokenize_renders_messages_like_a_chat_does(live):
     tokens = live.post("/tokenize", {"messages": MESSAGES}).json()["tokens"]
     live.post("/v1/chat/completions", {"messages": MESSAGES})
     assert live.engine.requests[-1].prompt_ids == tokens
+
+
+def test_tokenizer_info_says_what_lm_eval_needs_to_use_the_servers_tokenizer(live):
+    info = live.get("/tokenizer_info").json()
+    assert info["eos_token"] == "<eos>" and info["bos_token"] is None
+    assert "<|im_start|>assistant" in info["chat_template"]
+    eos = live.post("/tokenize", {"prompt": info["eos_token"], "add_special_tokens": False}).json()["tokens"]
+    assert eos == [EOS]
 
 
 def test_long_prompts_are_tokenized_off_the_event_loop(live, monkeypatch):

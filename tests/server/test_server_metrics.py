@@ -158,6 +158,11 @@ def test_answers_are_counted_by_route_and_status(busy):
     assert value(busy, "paceline:http_requests_total", method="GET", route="other", status="404") == 1
 
 
+def test_metrics_can_be_looked_for_without_reading_them(busy):
+    answer = busy.http.head(busy.url + "/metrics")
+    assert (answer.status_code, answer.content) == (200, b"")
+
+
 def test_metrics_are_labelled_with_the_model(busy):
     assert 'paceline:num_requests_running{engine="0",model_name="tiny"} 2.0' in busy.get("/metrics").text
 

@@ -1,4 +1,4 @@
-"""``/v1/models``, ``/tokenize`` and ``/detokenize``."""
+"""``/v1/models``, ``/tokenize``, ``/detokenize`` and ``/tokenizer_info``."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from fastapi import APIRouter
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
+from paceline.models.tokenizer import Tokenizer
 from paceline.server import conversion
 from paceline.server.context import ServerContext, off_loop
 from paceline.server.intake import check, read_body, read_json
 from paceline.server.schemas import DetokenizeRequest, TokenizeChatRequest, TokenizeCompletionRequest
 from paceline.server.sse import JsonAnswer
+
+_SPECIAL_ROLES = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 
 def routes(context: ServerContext) -> APIRouter:
@@ -27,6 +30,12 @@ def routes(context: ServerContext) -> APIRouter:
     async def model(model: str) -> Response:
         context.check_model(model)
         return JsonAnswer(_model(context, model))
+
+    @router.get("/tokenizer_info")
+    async def tokenizer_info() -> Response:
+        """What lm-eval asks when it uses the server's tokenizer instead of one of its own."""
+        _, tokenizer, _ = context.loaded()
+        return JsonAnswer(_tokenizer_info(tokenizer))
 
     @router.post("/tokenize")
     async def tokenize(http: HttpRequest) -> Response:
@@ -62,6 +71,13 @@ def _model(context: ServerContext, name: str) -> dict[str, Any]:
             "positions": own.positions, "vocab_size": own.vocab_size, "bytes": own.nbytes
         }  # fmt: skip
     return entry
+
+
+def _tokenizer_info(tokenizer: Tokenizer) -> dict[str, Any]:
+    """With the names of ``tokenizer_config.json``, as vLLM answers; a special token is a text or null."""
+    special = {role: tokenizer.special_tokens.get(role) for role in _SPECIAL_ROLES}
+    template = tokenizer.chat_templates.get("default")
+    return {"tokenizer_class": "PreTrainedTokenizerFast", **special, "chat_template": template}
 
 
 async def _tokenize(context: ServerContext, http: HttpRequest) -> dict[str, Any]:

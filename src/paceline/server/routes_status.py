@@ -41,6 +41,7 @@ def routes(context: ServerContext) -> APIRouter:
         return JsonAnswer({"version": version()})
 
     @router.get("/metrics")
+    @router.head("/metrics", include_in_schema=False)  # aiperf looks whether there are any before it scrapes
     async def metrics() -> Response:
         return Response(context.metrics.scrape(), media_type=METRICS_TYPE)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from scripted_server import command
+from load_servers import command
 
 from paceline.bench.peers.targets import free_port
 

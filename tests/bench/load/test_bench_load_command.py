@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 from lora_models import random_tensors, write_adapter
 from paceline.bench.peers.targets import free_port
 from paceline.cli.bench import app
-from paceline.cli.bench.load import command_line
 from paceline.cli.bench.load_options import LoadOptions
+from paceline.cli.bench.options import command_line
 
 SMALL = ["--repeats", "1", "--requests", "5", "--threads", "1", "--late-limit", "60000", "--warm-up", "1"]
 

@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 
 import pytest
-from scripted_server import scripted_target
+from load_servers import scripted_target
 
 from paceline.bench.endpoint import Endpoint
 from paceline.bench.load.compare_report import compare_report

@@ -65,4 +65,4 @@ def compare(
         chosen = lineup.targets(targets or DEFAULT)
         workloads = ways.workloads_of(load, settings, list(lineup.adapters), RATES)
         sweep = ways.run(chosen, workloads, settings, load)
-    ways.finish(sweep, compare_report(sweep, ways.command_line()), load)
+    ways.finish(sweep, compare_report(sweep, options.command_line()), load)

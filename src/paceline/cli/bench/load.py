@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -158,14 +157,3 @@ def finish(sweep: Sweep, report: Report, load: LoadOptions) -> None:
         raise typer.Exit(130)
     if sweep.failures:
         raise typer.Exit(1)
-
-
-def command_line() -> str:
-    """The command as it was typed, without keys."""
-    words = ["paceline", *sys.argv[1:]]
-    for place, word in enumerate(words):
-        if word == "--api-key" and place + 1 < len(words):
-            words[place + 1] = "..."
-        elif word.startswith("--api-key="):
-            words[place] = "--api-key=..."
-    return shlex.join(words)

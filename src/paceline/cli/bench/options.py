@@ -78,8 +78,14 @@ Data = Annotated[
 
 
 def command_line() -> str:
-    """What the user typed, to repeat it."""
-    return shlex.join(["paceline", *sys.argv[1:]])
+    """What the user typed, to repeat it; keys are left out, for reports are read by others."""
+    words = ["paceline", *sys.argv[1:]]
+    for place, word in enumerate(words):
+        if word == "--api-key" and place + 1 < len(words):
+            words[place + 1] = "..."
+        elif word.startswith("--api-key="):
+            words[place] = "--api-key=..."
+    return shlex.join(words)
 
 
 def say_without_tables(names: Sequence[str]) -> None:

@@ -46,4 +46,4 @@ def serve(
         else:
             target = lineup.own(serve_option or ())
         sweep = ways.run([target], workloads, settings, load)
-    ways.finish(sweep, serve_report(sweep, ways.command_line()), load)
+    ways.finish(sweep, serve_report(sweep, options.command_line()), load)

@@ -21,6 +21,7 @@ from paceline.bench.speculation.sets_report import errors, sets_report
 from paceline.bench.speculation.speed_bench.sentence_model import open_embedder
 from paceline.bench.speculation.speed_bench.splits import SplitWishes, make_splits
 from paceline.bench.speculation.workloads import BUILT_IN_SETS, DEFAULT_SETS, NAMED, Workload, rows_of
+from paceline.cli.bench import options
 from paceline.cli.bench.spec_wishes import Wishes, progress, tell_problems
 from paceline.speculation.options import AUTO, OFF, SpeculationOptions
 
@@ -42,7 +43,7 @@ def measure_sets(wishes: Wishes) -> Sequence[str]:
     named = wishes.sets or wishes.rows or wishes.method == SPEC_BENCH
     # A folder of one's own texts has none of the sets: unless one was named, those without data do.
     bench.run(chosen, () if named else [NAMED[name] for name in BUILT_IN_SETS])
-    wishes.publish(sets_report(bench, wishes.command, plan.title, plan.prefix_cache))
+    wishes.publish(sets_report(bench, options.command_line(), plan.title, plan.prefix_cache))
     write_answers(wishes, bench)
     return tell_set_problems(bench)
 
@@ -122,7 +123,7 @@ def measure_points(wishes: Wishes) -> Sequence[str]:
         "before each pass": session.way,
     }
     notes = [*splits.notes, *([NO_FIXED_LENGTH] if any(plan.draft_lengths) else [])]
-    report = point_report(bench, plan.title, wishes.command, shown, notes, runner.calibration, published=True)
+    report = point_report(bench, plan.title, options.command_line(), shown, notes, runner.calibration, published=True)
     wishes.publish(report)
     if wishes.answers is not None:
         tell_files(write_speed_bench(wishes.answers, bench.outcomes))

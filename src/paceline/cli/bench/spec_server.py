@@ -66,7 +66,7 @@ def measure(wishes: Wishes) -> Sequence[str]:
     }
     notes += about_server(bench, server)
     published = wishes.method == SPEED_BENCH
-    report = point_report(bench, wishes.plan.title, wishes.command, shown, notes, published=published)
+    report = point_report(bench, wishes.plan.title, options.command_line(), shown, notes, published=published)
     wishes.publish(report)
     write_answers(wishes, bench, server.model)
     return tell_point_problems(bench)

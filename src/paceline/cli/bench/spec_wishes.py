@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +13,6 @@ from paceline.bench.sections import Report
 from paceline.bench.speculation.methods import METHODS, QUICK, SETS, SPEC_BENCH, SPEED_BENCH, Method
 from paceline.bench.speculation.speed_bench.splits import QUALITATIVE, THROUGHPUT
 from paceline.bench.speculation.speed_bench.throughput import LENGTHS
-from paceline.cli.bench import options
 from paceline.cli.bench.number_lists import draft_lengths, integers, temperatures
 from paceline.sampling.speculative import MAX_DRAFT
 
@@ -135,13 +133,6 @@ class Wishes:
         ):
             if value is not None:
                 raise typer.BadParameter("with --url the server decides, by how it was started", param_hint=option)
-
-    @property
-    def command(self) -> str:
-        """The command line, without the key."""
-        line = options.command_line()
-        given = self.api_key and os.environ.get("PACELINE_API_KEY") != self.api_key
-        return line.replace(self.api_key, "...") if given else line
 
     def publish(self, report: Report) -> None:
         """Shows the report and writes the files that were named."""
