@@ -86,7 +86,7 @@ def test_peers_come_from_variables_and_missing_ones_say_why(tmp_path: Path) -> N
     assert "PACELINE_BENCH_HF_MODEL" in lineup.skipped[2]
 
 
-@pytest.mark.parametrize("command", ["step", "spec", "peers", "all"])
+@pytest.mark.parametrize("command", ["kernel", "step", "spec", "peers", "all"])
 def test_every_command_explains_itself(command: str) -> None:
     result = CliRunner().invoke(app, [command, "--help"])
     assert result.exit_code == 0

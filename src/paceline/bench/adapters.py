@@ -18,8 +18,8 @@ import torch
 from paceline.backends.base import Batch
 from paceline.backends.lora import LoraPart, Site
 from paceline.backends.registry import get_backend
+from paceline.bench.roofline.reading import read_loop, timed
 from paceline.bench.statistics import quantile
-from paceline.bench.step import read_loop, timed
 from paceline.engine.machine import usable_cores
 from paceline.models.loading import LoadedModel, load_model
 from paceline.models.sources import resolve_model

@@ -1,13 +1,15 @@
-"""How long a step takes, against the least it could take: reading the same bytes from memory.
+"""How long a step takes, against the least it could take.
 
 Decoding one sequence reads every weight once, so the time of a plain read loop over as many bytes, on the same threads
-in the same run, is the floor. The measurements take turns: read loop, 1 row, 2 rows, ..., and again.
+in the same run, is the floor of one row. The floor of more rows and of prefills is the roofline of what the read loop
+and the machine's multiply rates give (``roofline/``). The measurements take turns: ceilings, 1 row, 2 rows, ..., and
+again.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,20 +17,24 @@ import torch
 
 from paceline.backends.base import Batch, Program, StepOutput
 from paceline.bench.noise import NoiseGuard
-from paceline.bench.prompts import PromptSource
+from paceline.bench.prompts import DataError, PromptSource
+from paceline.bench.roofline.ceilings import CeilingMeter, open_meter
+from paceline.bench.roofline.inventory import attention_of, inventory, load_weighed, work_of
+from paceline.bench.roofline.model_work import ModelWork
+from paceline.bench.roofline.work import Work
 from paceline.bench.statistics import quantile
 from paceline.engine import factory
-from paceline.engine.config import EngineConfig
+from paceline.engine.config import MAX_RUNNING, TOKENS_PER_SEQUENCE, EngineConfig
 from paceline.engine.engine import Engine
-from paceline.engine.machine import usable_cores
+from paceline.engine.machine import free_memory, usable_cores
 from paceline.engine.messages import Request
-from paceline.models.loading import load_model
 from paceline.models.sources import resolve_model
 from paceline.models.tokenizer import load_tokenizer
 from paceline.sampling.params import SamplingParams
 
 WARM_STEPS = 3
 Values = dict[str, list[float]]
+Steps = list[tuple[Work, Work]]  # products and attention of each step that something takes
 
 
 class TimedProgram:
@@ -50,42 +56,85 @@ class TimedProgram:
 class StepBench:
     """An engine in this process, and what was measured: seconds by name, one value (a median) for each round.
 
-    Names: ``read`` (the read loop), ``step N`` and ``model N`` (a whole decode step of N rows, and the model in it),
-    ``prefill N`` (a prompt of N tokens up to its first token).
+    Names: ``read`` (the read loop), ``step N`` and ``model N`` (a whole decode step of N rows, and the model in it)
+    behind the first context, ``step N at C`` and ``model N at C`` behind the others, ``prefill N`` (a prompt of N
+    tokens up to its first token).
     """
 
     engine: Engine
     program: TimedProgram
     backend: str
     threads: int
-    context: int
-    step_bytes: int  # what a step of one row reads: weights, and keys and values of its context
-    read: Callable[[], float]
+    contexts: tuple[int, ...]
+    work: ModelWork
+    meter: CeilingMeter
     prompts: PromptSource
     guard: NoiseGuard = field(default_factory=NoiseGuard)
     values: Values = field(default_factory=dict)
+    works: dict[str, Steps] = field(default_factory=dict)  # what each measured name needs of the machine
+    skipped: list[str] = field(default_factory=list)  # what was asked for and not measured, and why
     _serial: int = 0
 
-    def run(self, rows: Sequence[int], lengths: Sequence[int], rounds: int, steps: int) -> None:
-        """Measures ``rounds`` rounds of ``steps`` decode steps for each number of rows, and of one prefill a length.
+    @property
+    def step_bytes(self) -> int:
+        """What the read loop reads: as much as a step of one row behind the first context."""
+        return self.meter.size
 
-        Raises ``DataError``, before anything is measured, when there are too few texts for the prompts."""
+    def run(self, rows: Sequence[int], lengths: Sequence[int], rounds: int, steps: int) -> None:
+        """Measures ``rounds`` rounds of ``steps`` decode steps for each number of rows behind each context, and of one
+        prefill a length.
+
+        Raises ``DataError``, before anything is measured, when there are too few texts for the prompts, or a context
+        does not fit the model."""
+        points = self._points(rows, steps)
         fits = [length for length in lengths if length < self.engine.context_length]
-        self.prompts.reserve([self.context] * max(rows) + fits * (rounds + 1))
-        prefixes = [self.prompts.take(self.context) for _ in range(max(rows))]
+        self.skipped += [
+            f"a prefill of {length} tokens: the engine's context is {self.engine.context_length}"
+            for length in lengths
+            if length not in fits
+        ]
+        needed = {context: max(count for count, own in points if own == context) for _, context in points}
+        first = [context for context, count in needed.items() for _ in range(count)]
+        self.prompts.reserve(first + fits * (rounds + 1))
+        prefixes = {context: [self.prompts.take(context) for _ in range(count)] for context, count in needed.items()}
         for round_number in range(rounds + 1):
             if round_number == 1:  # the first round only warms up
                 self.values.clear()
+                self.meter.clear()
+            self.meter.sample()
             self.guard.sample()
-            self._note("read", [self.read() for _ in range(steps)])
-            for count in rows:
-                self._decode(prefixes[:count], steps)
+            self._note("read", [self.meter.read() for _ in range(steps)])
+            for count, context in points:
+                self._decode(prefixes[context][:count], steps, context)
             for length in fits:
                 self._note(f"prefill {length}", [self._prefill(self.prompts.take(length))])
+                self.works.setdefault(f"prefill {length}", self.work.prefill(length, self.engine.config.max_rows))
 
-    def _decode(self, prompts: Sequence[Sequence[int]], steps: int) -> None:
+    def _points(self, rows: Sequence[int], steps: int) -> list[tuple[int, int]]:
+        """Numbers of rows and contexts that the engine can run; what it cannot is noted."""
+        most = self.engine.config.max_running
+        room = max(self.engine.config.num_blocks) * self.engine.cache.block_size
+        points = []
+        for context, count in ((context, count) for context in self.contexts for count in rows):
+            tokens = context + answer_tokens(steps, count)
+            if count > most:
+                self.skipped.append(f"{count} rows: the engine runs {most} sequences at most")
+            elif tokens > self.engine.context_length:
+                raise DataError(
+                    f"{context} tokens of context and {tokens - context} to decode are more than the "
+                    f"{self.engine.context_length} of the engine; ask for less context or fewer steps"
+                )
+            elif count * tokens > room:
+                self.skipped.append(f"{count} rows behind {context} tokens: the cache holds {room} tokens")
+            else:
+                points.append((count, context))
+        if not points:
+            raise DataError("nothing can be measured: " + "; ".join(self.skipped))
+        return points
+
+    def _decode(self, prompts: Sequence[Sequence[int]], steps: int, context: int) -> None:
         """Decode steps of all ``prompts`` together, behind their prefill (which the prefix cache shortens)."""
-        names = [self._add(prompt, 2 * (steps + WARM_STEPS) + len(prompts)) for prompt in prompts]
+        names = [self._add(prompt, answer_tokens(steps, len(prompts))) for prompt in prompts]
         while self._step() != len(prompts):
             assert self.engine.has_work(), "the engine ended requests before they decoded together"
         whole, model = [], []
@@ -100,8 +149,10 @@ class StepBench:
         for name in names:
             self.engine.abort(name)
         self._drain()
-        self._note(f"step {len(prompts)}", whole)
-        self._note(f"model {len(prompts)}", model)
+        behind = "" if context == self.contexts[0] else f" at {context}"
+        self._note(f"step {len(prompts)}{behind}", whole)
+        self._note(f"model {len(prompts)}{behind}", model)
+        self.works.setdefault(f"step {len(prompts)}{behind}", [self.work.step(len(prompts), 1, context)])
 
     def _prefill(self, prompt: Sequence[int]) -> float:
         start = time.perf_counter()
@@ -130,53 +181,45 @@ class StepBench:
         self.values.setdefault(name, []).append(quantile(seconds, 0.5))
 
 
+def answer_tokens(steps: int, sequences: int) -> int:
+    """Tokens of an answer that lasts until all of ``sequences`` decoded ``steps`` steps together."""
+    return 2 * (steps + WARM_STEPS) + sequences
+
+
 def open_bench(
-    model: str, *, backend: str = "auto", threads: int | None = None, context: int = 128, data: Path | None = None
+    model: str,
+    *,
+    backend: str = "auto",
+    threads: int | None = None,
+    contexts: Sequence[int] = (128,),
+    cache_tokens: int = 0,
+    data: Path | None = None,
 ) -> StepBench:
-    """Loads ``model`` into an engine in this process. ``context``: tokens before the decoded ones; ``data``: a folder
-    of texts for the prompts."""
+    """Loads ``model`` into an engine in this process. ``contexts``: tokens before the decoded ones; ``cache_tokens``:
+    what the cache should hold, if it is more than the engine's own choice; ``data``: a folder of texts for the
+    prompts."""
     path = resolve_model(model).path
     threads = threads or usable_cores()
     opened, _ = factory.open_backend(backend, threads)
     torch.set_num_threads(1 if opened.name == "cpu" else threads)
-    loaded = load_model(path, opened)
-    config = EngineConfig(threads=threads)
+    loaded, weighing = load_weighed(path, opened)
+    dtype = EngineConfig().kv_cache_dtype
+    wanted = int(attention_of(loaded.spec, dtype).cache_bytes(cache_tokens))
+    own = cache_tokens <= TOKENS_PER_SEQUENCE * MAX_RUNNING
+    config = EngineConfig(threads=threads, kv_cache_bytes=None if own else min(wanted, free_memory() // 2))
     engine = Engine(loaded, opened, config)
     program = TimedProgram(engine.runner.program)
     engine.runner.program = program
-    cache = loaded.spec.cache_spec(opened.cache_dtype)
-    kv_bytes = sum(cache.block_bytes(group) for group in range(cache.num_groups)) * context // cache.block_size
-    step_bytes = loaded.streamed_bytes + kv_bytes
+    work = work_of(inventory(loaded, weighing), loaded.spec, dtype)
+    products, attention = work.step(1, 1, contexts[0], logit_rows=1)
     tokenizer = load_tokenizer(path)
     return StepBench(
         engine=engine,
         program=program,
         backend=opened.name,
         threads=threads,
-        context=context,
-        step_bytes=step_bytes,
-        read=read_loop(step_bytes, threads),
+        contexts=tuple(dict.fromkeys(contexts)),
+        work=work,
+        meter=open_meter(threads, {*products.ops, *attention.ops}, int(products.nbytes + attention.nbytes)),
         prompts=PromptSource(lambda text: tokenizer.encode(text, add_special_tokens=False), data),
     )
-
-
-def read_loop(size: int, threads: int) -> Callable[[], float]:
-    """A function that reads ``size`` bytes once with ``threads`` threads and gives the seconds it took.
-
-    Natively (the kernels' own thread team, huge pages) where the C++ core is built, else with torch.
-    """
-    try:
-        from paceline import _cpu
-    except ImportError:
-        words = torch.ones(size // 8, dtype=torch.int64)
-        return lambda: timed(words.sum)
-    team = _cpu.Team(threads)
-    buffer = _cpu.StreamBuffer(size)
-    return lambda: timed(lambda: buffer.read(team))
-
-
-def timed(work: Callable[[], object]) -> float:
-    """Seconds that ``work`` takes."""
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import typer
 
-from paceline.cli.bench import compare, diagnose, everything, peers, quality, report, serve, spec, step
+from paceline.cli.bench import compare, diagnose, everything, kernel, peers, quality, report, serve, spec, step
 
 app = typer.Typer(
     help="Measure: step times against memory bandwidth, what speculation gains, and whole servers against their peers.",
     no_args_is_help=True,
 )
 
+app.command(name="kernel")(kernel.kernel)
 app.command(name="step")(step.step)
 app.command(name="spec")(spec.spec)
 app.command(name="peers")(peers.peers)
