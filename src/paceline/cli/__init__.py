@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from paceline.cli import bench, chat, run, serve, train
+from paceline.cli import bench, chat, plan, run, serve, train
 
 app = typer.Typer(
     help="LLM inference engine and server in which speculative decoding is the way decoding works.",
@@ -38,6 +38,7 @@ app.command()(serve.serve)
 app.command()(chat.chat)
 app.command()(run.run)
 app.command()(train.train)
+app.command()(plan.plan)
 app.add_typer(bench.app, name="bench")
 
 

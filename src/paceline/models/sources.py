@@ -46,11 +46,11 @@ ALIASES = {
 #: Hub ids of which an alias is a quantized copy: worth a hint where the Hub cannot be reached.
 _SAME_MODEL = {"HuggingFaceTB/SmolLM2-135M-Instruct": "smollm2-135m", "google/gemma-3-270m": "gemma3-270m"}
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-_HUB_FILE = re.compile(r"([A-Za-z0-9][\w.-]*/[\w.-]+)/(.+\.gguf)")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+HUB_FILE = re.compile(r"([A-Za-z0-9][\w.-]*/[\w.-]+)/(.+\.gguf)")
 _NEEDED = ["*.json", "*.jinja", "*.safetensors", "tokenizer.model", "vocab.txt", "merges.txt"]
 _NOT_NEEDED = ["original/*", "onnx/*", "openvino/*", "metal/*", "*consolidated*", "*.bin.index.json"]
-_HUB_TIMEOUT_S = 10.0
+HUB_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +80,9 @@ def resolve_model(name: str | None = None) -> ModelSource:
         if path.suffix != ".gguf":
             raise ModelLoadError(f"{path} is not a model: expected a .gguf file or a Hugging Face folder")
         return ModelSource(path.resolve(), path.stem, "a file on this machine")
-    if match := _HUB_FILE.fullmatch(name):
+    if match := HUB_FILE.fullmatch(name):
         return _hub_file(*match.groups())
-    if _HUB_ID.fullmatch(name) and path.suffix != ".gguf":
+    if HUB_ID.fullmatch(name) and path.suffix != ".gguf":
         return _hub_folder(name)
     raise ModelLoadError(
         f"no model {name!r}: there is no such file or folder here, and it is neither a Hub id (org/name) nor one of "
@@ -126,9 +126,9 @@ def _hub_folder(repository: str) -> ModelSource:
             f"{repository} is not in the Hugging Face cache and HF_HUB_OFFLINE is set" + _hint(repository)
         )
     try:
-        found = Path(snapshot(etag_timeout=_HUB_TIMEOUT_S))
+        found = Path(snapshot(etag_timeout=HUB_TIMEOUT_S))
     except Exception as error:
-        raise _hub_error(repository, error) from error
+        raise hub_error(repository, error) from error
     if not _is_whole(found):
         raise ModelLoadError(
             f"{repository} has no config.json with safetensors weights; for a GGUF repository name the file: "
@@ -159,14 +159,14 @@ def _hub_file(repository: str, filename: str) -> ModelSource:
     if hub_is_offline():
         raise ModelLoadError(f"{repository}/{filename} is not in the Hugging Face cache and HF_HUB_OFFLINE is set")
     try:
-        get_hf_file_metadata(hf_hub_url(repository, filename), timeout=_HUB_TIMEOUT_S)  # fails at once, without retries
-        path = Path(hf_hub_download(repository, filename, etag_timeout=_HUB_TIMEOUT_S))
+        get_hf_file_metadata(hf_hub_url(repository, filename), timeout=HUB_TIMEOUT_S)  # fails at once, without retries
+        path = Path(hf_hub_download(repository, filename, etag_timeout=HUB_TIMEOUT_S))
     except Exception as error:
-        raise _hub_error(f"{repository}/{filename}", error) from error
+        raise hub_error(f"{repository}/{filename}", error) from error
     return ModelSource(path, path.stem, "from the Hugging Face Hub")
 
 
-def _hub_error(what: str, error: Exception) -> ModelLoadError:
+def hub_error(what: str, error: Exception) -> ModelLoadError:
     """The Hub's error in a sentence; its own messages run to a paragraph and a request id."""
     from huggingface_hub.errors import (
         EntryNotFoundError,

@@ -24,6 +24,8 @@ from paceline.quantization.rounding import quantize
 SIZES = (512, 1024)  # inputs and outputs of the products that are tried
 ROWS = 512
 CHAIN = 4  # products in one native call, beside which the call costs nothing
+#: Kinds of weights of the engine, by which its product is measured alone: what a plan for this engine needs.
+ENGINE_ONLY = ("q4", "q8")
 RUNS = 3  # of which the fastest counts: what else the machine does only adds to it
 
 
@@ -42,7 +44,8 @@ class Way:
 
 
 def ways(arithmetic: str, threads: int) -> list[Way]:
-    """All ways that work on this machine."""
+    """All ways that work on this machine, those of ``ENGINE_ONLY`` being its own; none where the native core does not
+    run."""
     found = []
     for size in SIZES:
         for make in (_torch_way, _native_way):
@@ -54,6 +57,8 @@ def ways(arithmetic: str, threads: int) -> list[Way]:
 
 
 def _torch_way(arithmetic: str, size: int, threads: int) -> Way | None:
+    if arithmetic in ENGINE_ONLY:
+        return None
     a, b = torch.randn(ROWS, size), torch.randn(size, size)
     multiply: Callable[[], object]
     if arithmetic == "int8":
@@ -94,6 +99,8 @@ def _native_way(arithmetic: str, size: int, threads: int) -> Way | None:
     weights = torch.randn(size, size)
     packed = {
         "int8": lambda: quantize(weights, "q8"),
+        "q8": lambda: quantize(weights, "q8"),
+        "q4": lambda: quantize(weights, "q4"),
         "bf16": lambda: PackedWeight("bf16", weights.to(torch.bfloat16)),
         "f32": lambda: PackedWeight("f32", weights),
     }[arithmetic]()
