@@ -83,7 +83,7 @@ def ideal_machine(memory: float, bandwidth: float = 1e12, rate: float = 1e15, **
         "title": "an ideal machine",
         "memory": int(memory),
         "ceilings": Ceilings(bandwidth, dict.fromkeys(("bf16", "fp8", "int8"), rate)),
-        "efficiency": Efficiency(((0, 1.0),), 1.0, 1.0, 0.0, 0.0),
+        "efficiency": Efficiency(((0, 1.0),), 1.0, 1.0, 1.0, 1.0, 0.0, 0.0),
         "chunk": 2048,
         "max_running": 64,
         "attention_arithmetic": "bf16",

@@ -9,9 +9,10 @@ from plan_models import BF16, FP8, LLAMA_2_7B, LLAMA_2_70B, LLAMA_3_8B, ideal_ma
 
 from paceline.bench.plan.acceptance import chance_of, expected_tokens
 from paceline.bench.plan.devices import GPUS, find_gpu
-from paceline.bench.plan.machines import check_parallel, gpu_machine
+from paceline.bench.plan.machines import Efficiency, check_parallel, gpu_machine
 from paceline.bench.plan.predict import Predictor, Speculation, Traffic, counts
 from paceline.bench.plan.sizes import Format
+from paceline.bench.roofline.work import Work
 from paceline.errors import PacelineError
 
 INT8_ALONE = Format("8-bit", 8, "bf16", 8, "bf16")
@@ -103,6 +104,18 @@ def test_fp8_doubles_what_memory_and_arithmetic_give_the_layers() -> None:
         Predictor(spec_of(LLAMA_3_8B), form, ideal_machine(1e11, rate=1e18)).step(1, 1, 0) for form in (BF16, FP8)
     )
     assert wide - narrow == pytest.approx(6_979_321_856 / 1e12, rel=1e-6)
+
+
+def test_what_does_not_overlap_adds_up_and_layers_and_numbers_cost_besides() -> None:
+    plain = ideal_machine(1e11, bandwidth=100.0, rate=1000.0)
+    products, attention = Work(200.0, {"bf16": 1500.0}), Work(100.0, {"bf16": 3000.0})
+    assert plain.seconds(products, attention, 16, 2, 10) == 2.0 + 3.0
+    losses = Efficiency(((16, 0.5), (0, 0.25)), 0.5, 0.5, 0.25, 0.0, layer_seconds=10.0, number_seconds=0.1)
+    losing = ideal_machine(1e11, bandwidth=100.0, rate=1000.0, efficiency=losses)
+    assert losing.seconds(products, attention, 16, 2, 10) == pytest.approx((4.0 + 3.0) + (2.0 + 12.0) + 20.0 + 1.0)
+    assert losing.seconds(products, Work(), 4.5, 0, 0) == pytest.approx(8.0 + 3.0)
+    two = ideal_machine(1e11, bandwidth=100.0, rate=1000.0, speed=0.5)
+    assert two.seconds(products, attention, 16, 2, 10) == 10.0
 
 
 def test_curves_double_up_to_their_end() -> None:

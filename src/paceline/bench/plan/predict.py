@@ -9,6 +9,7 @@ from paceline.bench.plan.acceptance import chance_of, expected_tokens
 from paceline.bench.plan.machines import Machine
 from paceline.bench.plan.sizes import Format, work
 from paceline.bench.roofline.model_work import HEAD, ModelWork, total
+from paceline.bench.roofline.work import Work
 from paceline.models.spec import ModelSpec
 
 
@@ -71,13 +72,17 @@ class Predictor:
     def __init__(self, spec: ModelSpec, form: Format, machine: Machine) -> None:
         self.machine = machine
         self.form = form
+        self.width = spec.hidden_size
         self.model: ModelWork = work(spec, form, machine.cache_item, machine.attention_arithmetic)
         self._prefills: dict[int, float] = {}
 
     def step(self, sequences: int, rows: int, context: int) -> float:
         """Seconds of a step in which ``sequences`` have ``rows`` rows each behind ``context`` tokens."""
         products, attention = self.model.step(sequences, rows, context)
-        return self.machine.seconds(products, attention, self.form.bits, self.model.num_layers, sequences * rows)
+        return self._seconds(products, attention, self.model.num_layers, sequences * rows)
+
+    def _seconds(self, products: Work, attention: Work, layers: int, rows: int) -> float:
+        return self.machine.seconds(products, attention, self.form.bits, layers, rows * self.width * layers)
 
     def prefill(self, tokens: int) -> float:
         """Seconds of a prompt, alone."""
@@ -89,7 +94,7 @@ class Predictor:
         chunk = self.machine.chunk
         sizes = [min(chunk, tokens - start) for start in range(0, tokens, chunk)]
         return sum(
-            self.machine.seconds(products, attention, self.form.bits, self.model.num_layers, rows)
+            self._seconds(products, attention, self.model.num_layers, rows)
             for rows, (products, attention) in zip(sizes, self.model.prefill(tokens, chunk), strict=True)
         )
 
@@ -101,7 +106,7 @@ class Predictor:
         rows, share = sequences * draft, layers / self.model.num_layers
         body = total(weight.work(rows) for weight in self.model.weights if weight.part != HEAD) * share
         products = body + self.model.weights[-1].work(rows)
-        return self.machine.seconds(products, body * 0.0, self.form.bits, layers, rows)
+        return self._seconds(products, Work(), layers, rows)
 
     def decode(self, sequences: int, context: int, speculation: Speculation | None) -> tuple[int, float, float]:
         """Draft length, seconds of a step and tokens that it gives each sequence: the draft length, 0 included, that

@@ -198,7 +198,9 @@ def _assumptions(plan: Plan) -> Section:
     ]
     rows += [
         ["share of the multiply rate, products", own.products],
+        ["share of the bandwidth, keys and values", own.cache],
         ["share of the multiply rate, attention", own.attention],
+        ["how much of reading and calculating overlaps", own.overlap],
         ["each layer besides [µs]", own.layer_seconds * 1e6],
         ["chance that a draft token stands behind those before it", drafts.chance],
         ["most draft tokens a step", drafts.draft],
@@ -207,8 +209,9 @@ def _assumptions(plan: Plan) -> Section:
     if plan.machine.count > 1:
         rows.append([f"share of {plan.machine.count} devices' sum ({plan.machine.link})", plan.machine.speed])
     text = (
-        "A step takes the longer of bytes / bandwidth and operations / rate, products and attention one after the "
-        "other, each divided by the share that steps reach. docs/plan.md says where the shares come from."
+        "A step takes the longer of bytes / bandwidth and operations / rate (both, where they do not overlap), "
+        "products and attention one after the other, each divided by the share that steps reach. docs/plan.md says where the "
+        "shares come from."
     )
     return Section("What this rests on", [text], [Table("", ("", "value"), rows)])
 
