@@ -210,8 +210,8 @@ def _assumptions(plan: Plan) -> Section:
         rows.append([f"share of {plan.machine.count} devices' sum ({plan.machine.link})", plan.machine.speed])
     text = (
         "A step takes the longer of bytes / bandwidth and operations / rate (both, where they do not overlap), "
-        "products and attention one after the other, each divided by the share that steps reach. docs/plan.md says where the "
-        "shares come from."
+        "products and attention one after the other, each divided by the share that steps reach. docs/plan.md says "
+        "where the shares come from."
     )
     return Section("What this rests on", [text], [Table("", ("", "value"), rows)])
 
