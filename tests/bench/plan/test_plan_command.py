@@ -61,6 +61,12 @@ def test_a_model_that_does_not_fit_is_a_plan_with_another_exit_status(model: Cal
     assert "It would fit with --tensor-parallel 2" in result.output
 
 
+def test_more_requests_at_a_time_than_fit_are_told(model: Callable[[dict[str, Any]], str]) -> None:
+    result = run(model(LLAMA_3_8B), "--gpu", "l4", "--weights", "bf16", "--concurrency", "200")
+    assert result.exit_code == 0, result.output
+    assert "fewer than the 200 asked for" in result.output
+
+
 def test_windows_are_shown_with_the_cache_of_a_request(model: Callable[[dict[str, Any]], str]) -> None:
     result = run(model(GEMMA_3_1B), "--gpu", "l4", "--in", "5000", "--out", "1000")
     assert result.exit_code == 0, result.output

@@ -89,10 +89,11 @@ def test_what_cannot_be_measured_is_told(
     tiny_checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kernel_suite, "CACHE_MEMORY", 3 * (40 + 4) * 128)  # three sequences of one layer
-    wishes = Wishes(rows=(), attention_rows=(1, 4), contexts=(40, 4000), prefills=())
+    wishes = Wishes(rows=(), attention_rows=(1, 4), contexts=(40, 4000), prefills=(500,))
     bench = opened(tiny_checkpoint("llama"), "torch", wishes)
     assert bench.skipped == [
         "attention behind 4000 tokens: the model's context ends at 128",
+        "attention of a prompt of 500 tokens: the model's context ends at 128",
         "attention of 4 sequences behind 40 tokens: too much memory",
     ]
     assert [(kernel.shape, kernel.rows) for kernel in bench.kernels] == [("decode", 1), ("verify", 4)]

@@ -41,21 +41,22 @@ def best(options: Sequence[Option]) -> tuple[Option, str] | None:
     for option in fitting[1:]:
         gain, what = _gain(option, chosen)
         if gain >= WORTH:
-            chosen, reasons = option, [f"{gain:.2f} x {what} of {chosen.form.name}"]
+            chosen, reasons = option, [f"{what} ({gain:.2f} x as good as {chosen.form.name})"]
         else:
-            reasons.append(f"{option.form.name} would have {gain:.2f} x {what} and round more")
+            reasons.append(f"{option.form.name} rounds more for {gain:.2f} x that")
     return chosen, "; ".join([_first_reason(options, fitting[0]), *reasons])
 
 
 def _gain(option: Option, chosen: Option) -> tuple[float, str]:
-    """How many times as good ``option`` is as ``chosen``, and in what."""
+    """How many times as good ``option`` is as ``chosen``, and what it has."""
     assert option.fleets is not None and chosen.fleets is not None
     new, old = option.fleets[0], chosen.fleets[0]
     if not new.asked:
-        return new.most / old.most, "the requests/s"
+        return new.most / old.most, f"{new.most:.3g} requests/s of a machine instead of {old.most:.3g}"
     if new.machines != old.machines:
-        return old.machines / new.machines, "the load of a machine"
-    return new.point.user_tokens / old.point.user_tokens, "the tokens/s of each request"
+        return old.machines / new.machines, f"{new.machines} instead of {old.machines} machines"
+    speeds = new.point.user_tokens, old.point.user_tokens
+    return speeds[0] / speeds[1], f"{speeds[0]:.0f} tokens/s of each request instead of {speeds[1]:.0f}"
 
 
 def _first_reason(options: Sequence[Option], first: Option) -> str:
@@ -71,9 +72,9 @@ def remedies(spec: ModelSpec, wanted: Option, options: Sequence[Option], machine
     found = []
     lacking = wanted.room
     if lacking.cache > 0 and lacking.tokens > 0:
-        found.append(f"shorter requests: up to {lacking.tokens} tokens in and out together fit")
+        found.append(f"shorter requests: up to {lacking.tokens} tokens in and out together")
     found += [
-        f"weights in {option.form.name}: {option.room.sequences} sequences of {length} tokens fit"
+        f"weights in {option.form.name}: {option.room.sequences} requests of {length} tokens at a time"
         for option in options
         if option.room.fits
     ]
@@ -90,7 +91,7 @@ def _more_gpus(spec: ModelSpec, form: Format, machine: Machine, length: int) -> 
         if count > machine.count and spec.num_heads % count == 0:
             sequences = room(spec, form, gpu_machine(gpu, count), length).sequences
             if sequences:
-                return [f"--tensor-parallel {count}: {sequences} sequences fit in {form.name}"]
+                return [f"--tensor-parallel {count}: {sequences} requests at a time in {form.name}"]
     return []
 
 
@@ -102,4 +103,4 @@ def _other_gpus(spec: ModelSpec, form: Format, length: int) -> list[str]:
         return form.name in known and room(spec, form, gpu_machine(gpu), length).fits
 
     fitting = sorted((gpu.memory, gpu.name) for gpu in GPUS.values() if holds(gpu))
-    return [f"--gpu {fitting[0][1]}: {form.name} fits on one"] if fitting else []
+    return [f"--gpu {fitting[0][1]}: one holds it in {form.name}"] if fitting else []

@@ -31,8 +31,9 @@ class Wishes:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """``options``: all formats, widest first; ``chosen`` and ``reason``: the one to use; None when nothing fits, and
-    then ``remedies`` say what would. ``curves``: the chosen one by sequences, without and with drafts."""
+    """``options``: all formats, widest first; ``chosen`` and ``reason``: the one to use. None when nothing fits: then
+    ``lacking`` is the one that came nearest (or was asked for), and ``remedies`` say what would fit. ``curves``: the
+    chosen one by sequences, without and with drafts."""
 
     spec: ModelSpec
     machine: Machine
@@ -41,6 +42,7 @@ class Plan:
     options: Sequence[Option]
     chosen: Option | None
     reason: str
+    lacking: Option | None = None
     remedies: Sequence[str] = ()
     curves: tuple[Sequence[Point], Sequence[Point]] = ((), ())
     notes: Sequence[str] = field(default_factory=tuple)
@@ -68,9 +70,9 @@ def make_plan(
     allowed = [option for option in options if not wanted or option.form.name == wanted]
     found = best(allowed)
     if found is None:
-        missing = allowed[-1]
-        ways = remedies(spec, missing, options, machine, wishes.traffic.length)
-        return Plan(spec, machine, wishes, parameters(spec), options, None, "", ways, notes=notes)
+        lacking = min(allowed, key=lambda option: option.room.missing)
+        ways = remedies(spec, lacking, options, machine, wishes.traffic.length)
+        return Plan(spec, machine, wishes, parameters(spec), options, None, "", lacking, ways, notes=notes)
     chosen, reason = found
     return Plan(
         spec, machine, wishes, parameters(spec), options, chosen, "as asked for" if wanted else reason,

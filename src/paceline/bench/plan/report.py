@@ -42,19 +42,21 @@ def _answer(plan: Plan, model: str) -> Section:
     traffic = plan.wishes.traffic
     asked = f"{traffic.tokens_in} tokens in, {traffic.tokens_out} out"
     if plan.chosen is None:
-        least = min(plan.options, key=lambda option: option.room.missing)
-        text = [
-            f"{model} does not fit {plan.machine.title} with one request of {asked}: "
-            f"{least.room.missing / GB:.1f} GB are missing even in {least.form.name}."
-        ]
-        return Section("The answer", [*text, *(f"It would fit with {remedy}." for remedy in plan.remedies)])
+        assert plan.lacking is not None
+        form, missing = plan.lacking.form.name, plan.lacking.room.missing / GB
+        text = (
+            f"{model} does not fit {plan.machine.title} with one request of {asked}: in {form}, {missing:.1f} GB lack."
+        )
+        return Section("The answer", [text, *(f"It would fit with {remedy}." for remedy in plan.remedies)])
     chosen = plan.chosen
     assert chosen.alone is not None and chosen.fleets is not None
     plain, drafted = chosen.alone
+    wanted = plan.wishes.concurrency or 0
     text = [
         f"Use {chosen.form.name}: {plan.reason}."
         + (f" ({chosen.form.remark[0].upper()}{chosen.form.remark[1:]}.)" if chosen.form.remark else ""),
-        f"It fits with room for {_count(chosen.room.sequences)} requests of {asked} at a time.",
+        f"It fits with room for {_count(chosen.room.sequences)} requests of {asked} at a time"
+        + (f", fewer than the {wanted} asked for." if wanted > chosen.room.sequences else "."),
         f"One request alone: first token after {_time(plain.ttft)}, then {plain.user_tokens:.0f} tokens/s, "
         f"{drafted.user_tokens:.0f} with drafts.",
         *(_fleet_text(plan, fleet, mode) for fleet, mode in zip(chosen.fleets, MODES, strict=True)),
@@ -94,8 +96,8 @@ def _sizes(plan: Plan) -> Section:
 def _fit(plan: Plan) -> Section:
     rows = [_fit_row(option.form.name, option.form.bits, option.room) for option in plan.options]
     columns = (
-        "weights", "bits", "weights [GB]", "activations [GB]", "left for the cache [GB]", "longest sequence [tokens]",
-        "requests at a time", "fits",
+        "weights", "bits", "weights [GB]", "activations [GB]", "left for the cache [GB]",
+        "room [tokens of one request]", "requests at a time", "fits",
     )  # fmt: skip
     note = f"Of {plan.machine.memory / GB:.1f} GB: nine tenths of what the device has or the system has free."
     remarks = [f"{option.form.name}: {option.form.remark}." for option in plan.options if option.form.remark]
@@ -111,7 +113,7 @@ def _fit_row(name: str, bits: float, room: Room) -> list[Cell]:
         room.cache / GB,
         _count(room.tokens),
         room.sequences,
-        "yes" if room.fits else f"NO, {room.missing / GB:.1f} GB are missing",
+        "yes" if room.fits else f"NO, {room.missing / GB:.1f} GB lack",
     ]
 
 

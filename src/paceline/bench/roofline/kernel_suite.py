@@ -90,6 +90,12 @@ def _attention(backend: Backend, model: LoadedModel, wishes: Wishes, skipped: li
         for context in wishes.contexts
         if context > limit
     ]
+    prefills = [length for length in wishes.prefills if length <= limit]
+    skipped += [
+        f"attention of a prompt of {length} tokens: the model's context ends at {limit}"
+        for length in wishes.prefills
+        if length > limit
+    ]
     budget = min(CACHE_MEMORY, int(free_memory() * MEMORY_SHARE / max(1, len(contexts))))
     windows = layers_by_window([layer.window for layer in model.spec.layers])
     for window, layers in windows.items():
@@ -98,10 +104,10 @@ def _attention(backend: Backend, model: LoadedModel, wishes: Wishes, skipped: li
             kernels += _at_context(
                 _Recorded(backend, model, shape, max(wishes.attention_rows)), context, wishes.attention_rows, skipped
             )
-        if wishes.prefills:
-            whole = CacheShape(tuple(layers), window, 1, max(wishes.prefills), EngineConfig().kv_cache_dtype)
-            recorded = _Recorded(backend, model, whole, max(wishes.prefills))
-            kernels += [recorded.kernel("prefill", 1, length, 0) for length in wishes.prefills]
+        if prefills:
+            whole = CacheShape(tuple(layers), window, 1, max(prefills), EngineConfig().kv_cache_dtype)
+            recorded = _Recorded(backend, model, whole, max(prefills))
+            kernels += [recorded.kernel("prefill", 1, length, 0) for length in prefills]
     return kernels
 
 
