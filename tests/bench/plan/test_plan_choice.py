@@ -71,7 +71,8 @@ def test_a_narrower_format_has_to_be_worth_its_rounding() -> None:
     )
     assert name == "fp8"
     assert reason == (
-        "bf16 fits; 16 requests/s of a machine instead of 10 (1.60 x as good as bf16); 4-bit rounds more for 1.06 x that"
+        "bf16 fits; 16 requests/s of a machine instead of 10 (1.60 x as good as bf16); "
+        "4-bit rounds more for 1.06 x that"
     )
 
 

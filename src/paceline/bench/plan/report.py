@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from paceline.bench.plan.capacity import Fleet, dollars_per_million
 from paceline.bench.plan.choice import Option
+from paceline.bench.plan.data import MODES, plan_data
 from paceline.bench.plan.memory import Room, cache_attention
 from paceline.bench.plan.plan import Plan
 from paceline.bench.plan.predict import Point
@@ -17,7 +18,6 @@ POINT_COLUMNS = (
     "at a time", "step [ms]", "TTFT [ms]", "tokens/s each", "tokens/s all", "drafted", "tokens a step, drafts",
     "TTFT [ms], drafts", "tokens/s each, drafts", "tokens/s all, drafts",
 )  # fmt: skip
-MODES = ("without drafts", "with drafts")
 
 
 def plan_report(plan: Plan, model: str, command: str) -> Report:
@@ -34,34 +34,33 @@ def plan_report(plan: Plan, model: str, command: str) -> Report:
     if plan.chosen is not None:
         sections += [_speed(plan), _fleets(plan)]
     sections.append(_assumptions(plan))
-    return Report(f"paceline plan {model}", command, sections, settings, _data(plan))
+    return Report(f"paceline plan {model}", command, sections, settings, plan_data(plan))
 
 
 def _answer(plan: Plan, model: str) -> Section:
     """The plan in a few sentences."""
     traffic = plan.wishes.traffic
     asked = f"{traffic.tokens_in} tokens in, {traffic.tokens_out} out"
-    if plan.chosen is None:
-        assert plan.lacking is not None
-        form, missing = plan.lacking.form.name, plan.lacking.room.missing / GB
-        text = (
-            f"{model} does not fit {plan.machine.title} with one request of {asked}: in {form}, {missing:.1f} GB lack."
-        )
-        return Section("The answer", [text, *(f"It would fit with {remedy}." for remedy in plan.remedies)])
-    chosen = plan.chosen
+    if plan.chosen is not None:
+        return Section("The answer", _use(plan, plan.chosen, asked))
+    assert plan.lacking is not None
+    form, missing = plan.lacking.form.name, plan.lacking.room.missing / GB
+    lack = f"{model} does not fit {plan.machine.title} with one request of {asked}: in {form}, {missing:.1f} GB lack."
+    return Section("The answer", [lack, *(f"It would fit with {remedy}." for remedy in plan.remedies)])
+
+
+def _use(plan: Plan, chosen: Option, asked: str) -> list[str]:
     assert chosen.alone is not None and chosen.fleets is not None
-    plain, drafted = chosen.alone
-    wanted = plan.wishes.concurrency or 0
-    text = [
-        f"Use {chosen.form.name}: {plan.reason}."
-        + (f" ({chosen.form.remark[0].upper()}{chosen.form.remark[1:]}.)" if chosen.form.remark else ""),
-        f"It fits with room for {_count(chosen.room.sequences)} requests of {asked} at a time"
-        + (f", fewer than the {wanted} asked for." if wanted > chosen.room.sequences else "."),
+    (plain, drafted), remark = chosen.alone, chosen.form.remark
+    room, wanted = chosen.room.sequences, plan.wishes.concurrency or 0
+    return [
+        f"Use {chosen.form.name}: {plan.reason}." + (f" ({remark[0].upper()}{remark[1:]}.)" if remark else ""),
+        f"It fits with room for {_count(room)} requests of {asked} at a time"
+        + (f", fewer than the {wanted} asked for." if wanted > room else "."),
         f"One request alone: first token after {_time(plain.ttft)}, then {plain.user_tokens:.0f} tokens/s, "
         f"{drafted.user_tokens:.0f} with drafts.",
         *(_fleet_text(plan, fleet, mode) for fleet, mode in zip(chosen.fleets, MODES, strict=True)),
     ]
-    return Section("The answer", text)
 
 
 def _fleet_text(plan: Plan, fleet: Fleet, mode: str) -> str:
@@ -224,51 +223,3 @@ def _count(number: int) -> str:
 
 def _time(seconds: float) -> str:
     return f"{seconds * 1e3:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
-
-
-def _data(plan: Plan) -> dict[str, object]:
-    """For the JSON file: seconds, bytes, tokens a second."""
-    return {
-        "parameters": plan.parameters.total,
-        "active_parameters": plan.parameters.active,
-        "kv_bytes_per_token": cache_attention(plan.spec, plan.machine).key_bytes * plan.spec.num_layers,
-        "fits": plan.chosen is not None,
-        "chosen": None if plan.chosen is None else plan.chosen.form.name,
-        "reason": plan.reason,
-        "remedies": list(plan.remedies),
-        "notes": list(plan.notes),
-        "formats": [_option_data(plan, option) for option in plan.options],
-        "curves": {
-            mode: [_point_data(point) for point in curve] for mode, curve in zip(MODES, plan.curves, strict=True)
-        },
-        "ceilings": {"bandwidth": plan.machine.ceilings.bandwidth, "rates": dict(plan.machine.ceilings.rates)},
-    }
-
-
-def _point_data(point: Point) -> dict[str, float]:
-    return {name: getattr(point, name) for name in Point.__slots__}
-
-
-def _option_data(plan: Plan, option: Option) -> dict[str, object]:
-    room, price = option.room, plan.wishes.dollars_per_hour
-    fleets = {}
-    for mode, fleet in zip(MODES, option.fleets or (), strict=False):
-        cost = None if price is None else dollars_per_million(fleet, price, plan.wishes.traffic.tokens_out)
-        fleets[mode] = {
-            "machines": fleet.machines, "requests": fleet.rate, "most_requests": fleet.most, "load": fleet.load,
-            "dollars_per_million_output_tokens": cost, "point": _point_data(fleet.point),
-        }  # fmt: skip
-    return {
-        "name": option.form.name,
-        "bits": option.form.bits,
-        "weights_bytes": room.weights,
-        "activation_bytes": room.activations,
-        "cache_bytes": room.cache,
-        "sequence_bytes": room.sequence_bytes,
-        "tokens": room.tokens,
-        "sequences": room.sequences,
-        "fits": room.fits,
-        "missing_bytes": room.missing,
-        "alone": {mode: _point_data(point) for mode, point in zip(MODES, option.alone or (), strict=False)},
-        "fleets": fleets,
-    }
