@@ -10,7 +10,6 @@ from typer.testing import CliRunner
 
 from paceline.bench import noise
 from paceline.bench.prompts import DataError
-from paceline.bench.publish import table_text
 from paceline.bench.roofline.work import Ceilings, Work
 from paceline.bench.step import answer_tokens, open_bench
 from paceline.bench.step_report import floor_seconds, lines, step_table
@@ -56,7 +55,7 @@ def test_table_judges_one_row_against_the_read_loop_and_eight_against_one() -> N
     }
     table = lines(values, 20_000_000)
     assert [(line.name, line.met) for line in table if line.met is not None] == [("step 1", True), ("step 8", False)]
-    text = table_text(step_table(table))
+    text = "\n".join(str(cell) for row in step_table(table).rows for cell in row)
     assert "1.30 ms (769 tokens/s)" in text
     assert "20.0 GB/s" in text
     assert "3500 tokens/s" in text

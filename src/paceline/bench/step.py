@@ -17,6 +17,7 @@ import torch
 
 from paceline.backends.base import Batch, Program, StepOutput
 from paceline.bench.noise import NoiseGuard
+from paceline.bench.progress import Progress, Silent
 from paceline.bench.prompts import DataError, PromptSource
 from paceline.bench.roofline.ceilings import CeilingMeter, open_meter
 from paceline.bench.roofline.inventory import attention_of, inventory, load_weighed, work_of
@@ -80,7 +81,9 @@ class StepBench:
         """What the read loop reads: as much as a step of one row behind the first context."""
         return self.meter.size
 
-    def run(self, rows: Sequence[int], lengths: Sequence[int], rounds: int, steps: int) -> None:
+    def run(
+        self, rows: Sequence[int], lengths: Sequence[int], rounds: int, steps: int, progress: Progress | None = None
+    ) -> None:
         """Measures ``rounds`` rounds of ``steps`` decode steps for each number of rows behind each context, and of one
         prefill a length.
 
@@ -97,6 +100,8 @@ class StepBench:
         first = [context for context, count in needed.items() for _ in range(count)]
         self.prompts.reserve(first + fits * (rounds + 1))
         prefixes = {context: [self.prompts.take(context) for _ in range(count)] for context, count in needed.items()}
+        progress = progress or Silent()
+        progress.start(rounds + 1, f"{rounds} rounds, and one to warm up")
         for round_number in range(rounds + 1):
             if round_number == 1:  # the first round only warms up
                 self.values.clear()
@@ -109,6 +114,7 @@ class StepBench:
             for length in fits:
                 self._note(f"prefill {length}", [self._prefill(self.prompts.take(length))])
                 self.works.setdefault(f"prefill {length}", self.work.prefill(length, self.engine.config.max_rows))
+            progress.advance()
 
     def _points(self, rows: Sequence[int], steps: int) -> list[tuple[int, int]]:
         """Numbers of rows and contexts that the engine can run; what it cannot is noted."""
@@ -203,14 +209,13 @@ def open_bench(
     opened, _ = factory.open_backend(backend, threads)
     torch.set_num_threads(1 if opened.name == "cpu" else threads)
     loaded, weighing = load_weighed(path, opened)
-    dtype = EngineConfig().kv_cache_dtype
-    wanted = int(attention_of(loaded.spec, dtype).cache_bytes(cache_tokens))
+    wanted = int(attention_of(loaded.spec, opened).cache_bytes(cache_tokens))
     own = cache_tokens <= TOKENS_PER_SEQUENCE * MAX_RUNNING
     config = EngineConfig(threads=threads, kv_cache_bytes=None if own else min(wanted, free_memory() // 2))
     engine = Engine(loaded, opened, config)
     program = TimedProgram(engine.runner.program)
     engine.runner.program = program
-    work = work_of(inventory(loaded, weighing), loaded.spec, dtype)
+    work = work_of(inventory(loaded, weighing), loaded.spec, opened)
     products, attention = work.step(1, 1, contexts[0], logit_rows=1)
     tokenizer = load_tokenizer(path)
     return StepBench(

@@ -111,7 +111,7 @@ def test_unsupported_architectures_are_refused_by_name(model: Callable[[dict[str
 
 
 def test_plan_for_this_machine(model: Callable[[dict[str, Any]], str], monkeypatch: pytest.MonkeyPatch) -> None:
-    machine = cpu_machine(2, 64 * 10**9, Ceilings(3e10, RATES))
+    machine = cpu_machine(2, 64 * 10**9, Ceilings(3e10, RATES), bf16=True)
     monkeypatch.setattr(this_machine, "this_cpu", lambda threads: (machine, True))
     result = run(model(LLAMA_3_8B))
     assert result.exit_code == 0, result.output
@@ -121,7 +121,7 @@ def test_plan_for_this_machine(model: Callable[[dict[str, Any]], str], monkeypat
 
 @pytest.mark.model
 def test_a_gguf_file_is_planned_as_it_is_stored(default_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    machine = cpu_machine(2, 64 * 10**9, Ceilings(3e10, RATES))
+    machine = cpu_machine(2, 64 * 10**9, Ceilings(3e10, RATES), bf16=True)
     monkeypatch.setattr(this_machine, "this_cpu", lambda threads: (machine, True))
     result = run(str(default_model), "--cpu")
     assert result.exit_code == 0, result.output

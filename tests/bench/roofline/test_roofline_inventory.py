@@ -57,7 +57,7 @@ def test_a_mixture_is_one_weight_of_all_its_experts(tiny_checkpoint: Callable[[s
 
 def test_windows_of_the_layers_are_kept(tiny_checkpoint: Callable[[str], Path]) -> None:
     model, uses = opened(tiny_checkpoint("gemma3_text"), "torch")
-    work = work_of(uses, model.spec, "f16")
+    work = work_of(uses, model.spec, get_backend("torch"))
     assert list(work.attention.windows) == [12, 12, 12, 0]
     assert work.attention.key_bytes == 2 * model.spec.num_kv_heads * model.spec.head_dim * 2
 

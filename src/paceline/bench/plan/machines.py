@@ -115,8 +115,9 @@ def measured_gpu(gpu: Gpu, count: int = 1) -> Machine:
     return replace(gpu_machine(gpu, count), efficiency=GPU_MEASURED)
 
 
-def cpu_machine(threads: int, free: int, ceilings: Ceilings) -> Machine:
-    """This machine's cores, with ``free`` bytes of memory and measured ceilings."""
+def cpu_machine(threads: int, free: int, ceilings: Ceilings, bf16: bool) -> Machine:
+    """This machine's cores, with ``free`` bytes of memory and measured ceilings. ``bf16``: whether its kernels multiply
+    bfloat16, as attention then does."""
     return Machine(
         title=f"this machine, {threads} threads",
         memory=int(free * MEMORY_USED),
@@ -124,7 +125,7 @@ def cpu_machine(threads: int, free: int, ceilings: Ceilings) -> Machine:
         efficiency=replace(CPU, number_seconds=CPU.number_seconds / threads),
         chunk=CPU_CHUNK,
         max_running=CPU_RUNNING,
-        attention_arithmetic="f32",
+        attention_arithmetic="bf16" if bf16 else "f32",
         cache_item=2,
         source="measured just now",
     )

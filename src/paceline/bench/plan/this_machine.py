@@ -28,7 +28,8 @@ def this_cpu(threads: int | None = None) -> tuple[Machine, bool]:
     meter = open_meter(threads, ("q4", "q8", "bf16", "f32"))
     for _ in range(SAMPLES):
         meter.sample()
-    return cpu_machine(threads, free_memory(), meter.ceilings), multiplies_bf16(backend)
+    bf16 = multiplies_bf16(backend)
+    return cpu_machine(threads, free_memory(), meter.ceilings, bf16), bf16
 
 
 def this_gpu(count: int = 1) -> tuple[Machine, Gpu]:

@@ -67,7 +67,9 @@ def laid(backend: Backend, matrix: Matrix, parts: Sequence[PackedWeight]) -> Lai
 
 
 def multiplies_bf16(backend: Backend) -> bool:
-    """Whether the kernels of a native backend multiply bfloat16 as it is."""
+    """Whether a backend's kernels multiply bfloat16 as it is."""
+    if backend.name != "cpu":
+        return False
     from paceline import _cpu
 
     return bool(dict(_cpu.variants()).get(getattr(backend, "variant", ""), False))
@@ -144,12 +146,14 @@ def _expert_weight(of: Laid, experts: int, chosen: int, count: int) -> Weight:
     return Weight("experts", of.outputs * 3 // 2, of.inputs, of.nbytes, of.arithmetic, count, experts, chosen)
 
 
-def attention_of(spec: ModelSpec, dtype: CacheDtype, arithmetic: str = "f32") -> Attention:
-    """Attention of a model; both backends calculate it in float32."""
+def attention_of(spec: ModelSpec, backend: Backend, dtype: CacheDtype | None = None) -> Attention:
+    """Attention of a model over keys and values of ``dtype`` (None: the backend's own choice)."""
+    dtype = dtype or backend.cache_dtype
+    arithmetic = "bf16" if dtype == "bf16" and multiplies_bf16(backend) else "f32"
     windows = tuple(layer.window for layer in spec.layers)
     return Attention(spec.num_heads, spec.num_kv_heads, spec.head_dim, windows, ITEM[dtype], arithmetic)
 
 
-def work_of(uses: Sequence[Use], spec: ModelSpec, dtype: CacheDtype) -> ModelWork:
+def work_of(uses: Sequence[Use], spec: ModelSpec, backend: Backend) -> ModelWork:
     """What steps of a loaded model need."""
-    return ModelWork([use.weight for use in uses], attention_of(spec, dtype))
+    return ModelWork([use.weight for use in uses], attention_of(spec, backend))

@@ -2,48 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
-from paceline.backends.base import Backend, Batch, CacheDtype, CacheSpec, IntArray, Ops, Program
+from paceline.backends.base import Backend, Batch, CacheDtype, CacheSpec, IntArray, Matrix, Ops, Program, Rows
 from paceline.bench.roofline.inventory import Use
 from paceline.bench.roofline.model_work import HEAD
-from paceline.bench.roofline.multiply import rows_of_one_sequence
+from paceline.bench.roofline.multiply import added, rows_of_one_sequence
 from paceline.models.loading import LoadedModel
 from paceline.quantization.packed import PackedWeight
+from paceline.quantization.rounding import GROUP, quantize
 
 BLOCK = 16
 END_OUTPUTS = 16  # of the head that a program must end in; it gets no rows
 
 
-def end_matrix(backend: Backend, width: int) -> object:
-    """The smallest head."""
-    return backend.matrix([PackedWeight("f32", torch.zeros(END_OUTPUTS, width))])
+def end_matrix(backend: Backend, width: int, kind: str = "f32") -> Matrix:
+    """The smallest matrix that reads rows of ``width``, in the form that matrices of ``kind`` read."""
+    zeros = torch.zeros(END_OUTPUTS, width)
+    if kind.startswith("q") and width % GROUP == 0:
+        return backend.matrix([quantize(zeros, "q8")])
+    return backend.matrix([PackedWeight("bf16", zeros.bfloat16()) if kind == "bf16" else PackedWeight("f32", zeros)])
 
 
 def record_products(backend: Backend, model: LoadedModel, use: Use, max_rows: int) -> Program:
     """A program of all layers' products of one kind, one behind the other, on the same given rows."""
-    width = use.weight.inputs
+    width, activation = use.weight.inputs, model.spec.activation
+
+    def values(ops: Ops, x: Rows) -> Iterator[Rows]:
+        """What is measured, and as little as can be that reads it: sums, or for gated products, whose results would be
+        rounded for the next product, a product of a few outputs."""
+        for matrices in use.matrices:
+            if len(matrices) == 2:
+                yield ops.linear(ops.gated_linear(x, *matrices, activation), reader)
+            else:
+                yield ops.linear(x, matrices[0])
+        for layer in use.layers:
+            yield ops.moe(x, layer)
 
     def build(ops: Ops) -> None:
         x = ops.input(width)
         if use.weight.part == HEAD:
             ops.logits(ops.select(x), use.matrices[0][0])
-            return
-        # Selecting no rows costs nothing and says that the product was read.
-        for matrices in use.matrices:
-            if len(matrices) == 2:
-                ops.select(ops.gated_linear(x, *matrices, model.spec.activation))
-            else:
-                ops.select(ops.linear(x, matrices[0]))
-        for layer in use.layers:
-            ops.select(ops.moe(x, layer))
-        ops.logits(ops.select(x), end)
+        else:
+            ops.logits(ops.select(added(ops, values(ops, x))), end)
 
-    end = end_matrix(backend, width)
+    outputs = use.weight.outputs
+    gated = bool(use.matrices) and len(use.matrices[0]) == 2
+    reader = end_matrix(backend, outputs // 2, use.kind) if gated else None
+    end = end_matrix(backend, END_OUTPUTS if gated else width if use.layers else outputs)
     return backend.compile(build, max_rows)
 
 
@@ -81,13 +91,12 @@ class AttentionProgram:
         cache = CacheSpec(spec.num_kv_heads, spec.head_dim, (0,) * count, (shape.window,), BLOCK, shape.dtype)
         self._backend.allocate_cache(cache, [shape.blocks * shape.sequences])
         layers = [replace(model.weights.layers[number].attention, layer=i) for i, number in enumerate(shape.layers)]
-        end = end_matrix(self._backend, self._width)
+        end = end_matrix(self._backend, spec.q_size)
 
         def build(ops: Ops) -> None:
             x = ops.input(self._width)
-            for layer in layers:
-                ops.select(ops.attention(ops.rope_and_store(x, layer), layer))
-            ops.logits(ops.select(x), end)
+            read = added(ops, (ops.attention(ops.rope_and_store(x, layer), layer) for layer in layers))
+            ops.logits(ops.select(read), end)
 
         self.program = self._backend.compile(build, max_rows)
         self._fill()

@@ -23,7 +23,6 @@ from paceline.bench.roofline.kernel_programs import (
 from paceline.bench.roofline.kernels import Kernel, KernelBench, Shape
 from paceline.bench.roofline.reading import last_level_cache, read_loop
 from paceline.engine import factory
-from paceline.engine.config import EngineConfig
 from paceline.engine.machine import free_memory, usable_cores
 from paceline.models.loading import LoadedModel
 from paceline.models.sources import resolve_model
@@ -65,7 +64,7 @@ def open_bench(model_name: str, wishes: Wishes, *, backend: str = "auto", thread
 
 def _load(path: Path, backend: Backend) -> tuple[LoadedModel, list[Use]]:
     model, weighing = load_weighed(path, backend)
-    cache = model.spec.cache_spec(EngineConfig().kv_cache_dtype)
+    cache = model.spec.cache_spec(backend.cache_dtype)
     backend.allocate_cache(cache, [1] * cache.num_groups)  # a program needs one; those of products do not touch it
     return model, inventory(model, weighing)
 
@@ -100,27 +99,32 @@ def _attention(backend: Backend, model: LoadedModel, wishes: Wishes, skipped: li
     windows = layers_by_window([layer.window for layer in model.spec.layers])
     for window, layers in windows.items():
         for context in contexts if wishes.attention_rows else ():
-            shape = _cache_shape(model, layers, window, context, max(wishes.attention_rows), budget)
+            shape = _cache_shape(backend, model, layers, window, context, max(wishes.attention_rows), budget)
             kernels += _at_context(
                 _Recorded(backend, model, shape, max(wishes.attention_rows)), context, wishes.attention_rows, skipped
             )
         if prefills:
-            whole = CacheShape(tuple(layers), window, 1, max(prefills), EngineConfig().kv_cache_dtype)
+            whole = CacheShape(tuple(layers), window, 1, max(prefills), backend.cache_dtype)
             recorded = _Recorded(backend, model, whole, max(prefills))
             kernels += [recorded.kernel("prefill", 1, length, 0) for length in prefills]
     return kernels
 
 
 def _cache_shape(
-    model: LoadedModel, layers: Sequence[int], window: int, context: int, rows: int, budget: int
+    backend: Backend,
+    model: LoadedModel,
+    layers: Sequence[int],
+    window: int,
+    context: int,
+    rows: int,
+    budget: int,
 ) -> CacheShape:
     """As many sequences as rows, and as many layers, as ``budget`` bytes hold; sequences go first."""
-    dtype = EngineConfig().kv_cache_dtype
     tokens = context + rows
-    one = attention_of(model.spec, dtype).key_bytes * tokens  # bytes of a sequence in a layer
+    one = attention_of(model.spec, backend).key_bytes * tokens  # bytes of a sequence in a layer
     sequences = max(1, min(rows, int(budget // one)))
     count = max(1, min(len(layers), int(budget // (one * sequences))))
-    return CacheShape(tuple(layers[:count]), window, sequences, tokens, dtype)
+    return CacheShape(tuple(layers[:count]), window, sequences, tokens, backend.cache_dtype)
 
 
 class _Recorded:
@@ -130,7 +134,7 @@ class _Recorded:
         self.shape = shape
         self.name = f"attention, window {shape.window}" if shape.window else "attention"
         self._program = AttentionProgram(backend, model, shape, max_rows)
-        self._layer = replace(attention_of(model.spec, shape.dtype), windows=(shape.window,))
+        self._layer = replace(attention_of(model.spec, backend), windows=(shape.window,))
 
     def kernel(self, kind: Shape, sequences: int, rows: int, context: int) -> Kernel:
         """``sequences`` of ``rows`` rows each behind ``context`` tokens."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from paceline.bench.noise import NoiseGuard
+from paceline.bench.progress import Progress, Silent
 from paceline.bench.roofline.ceilings import CeilingMeter
 from paceline.bench.roofline.reading import timed
 from paceline.bench.roofline.work import Work
@@ -56,19 +57,21 @@ class KernelBench:
     values: dict[str, list[float]] = field(default_factory=dict)
     calls: list[float] = field(default_factory=list)
 
-    def run(self, rounds: int, say: Callable[[str], None] = lambda _: None) -> None:
+    def run(self, rounds: int, progress: Progress | None = None) -> None:
         """Measures ``rounds`` rounds after one that warms up."""
+        progress = progress or Silent()
+        progress.start((rounds + 1) * len(self.kernels), f"{rounds} rounds of {len(self.kernels)} operations")
         for number in range(rounds + 1):
             if number == 1:
                 self.values.clear()
                 self.calls.clear()
                 self.meter.clear()
-            say(f"round {number} of {rounds}" if number else "warming up")
             self.meter.sample()
             self.guard.sample()
             self.calls.append(self._seconds(self.call))
             for kernel in self.kernels:
                 self.values.setdefault(kernel.name, []).append(self._seconds(kernel.run) / kernel.count)
+                progress.advance()
 
     def _seconds(self, run: Callable[[], object]) -> float:
         times = []

@@ -38,6 +38,7 @@ def kernel(
     html_file: options.Html = None,
 ) -> None:
     """Time matrix products by rows and attention by rows and context, against memory bandwidth and multiply rate."""
+    from paceline.bench.progress import shown
     from paceline.bench.publish import publish
     from paceline.bench.roofline.kernel_report import kernel_report
     from paceline.bench.roofline.kernel_suite import Wishes, open_bench
@@ -47,6 +48,7 @@ def kernel(
     with options.errors_in_one_line():
         name = resolve_model(model).name
         bench = open_bench(model, wishes, backend=backend, threads=threads)
-        bench.run(rounds, say=lambda text: typer.echo(text, err=True))
+        with shown() as progress:
+            bench.run(rounds, progress)
         report = kernel_report(bench, name, rounds, options.command_line())
         publish(report, json=json_file, csv=csv_file, html=html_file)

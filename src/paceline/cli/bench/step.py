@@ -31,6 +31,7 @@ def step(
     html_file: options.Html = None,
 ) -> None:
     """Time decode steps by number of rows, and prefills by length, against the least time that the machine needs."""
+    from paceline.bench.progress import shown
     from paceline.bench.publish import publish
     from paceline.bench.step import answer_tokens, open_bench
     from paceline.bench.step_report import step_report
@@ -41,6 +42,7 @@ def step(
     with options.errors_in_one_line():
         name = resolve_model(model).name
         bench = open_bench(model, backend=backend, threads=threads, contexts=contexts, cache_tokens=tokens, data=data)
-        bench.run(wanted, prefill or list(PREFILLS), rounds, steps)
+        with shown() as progress:
+            bench.run(wanted, prefill or list(PREFILLS), rounds, steps, progress)
         report = step_report(bench, name, rounds, options.command_line())
         publish(report, json=json_file, csv=csv_file, html=html_file)
