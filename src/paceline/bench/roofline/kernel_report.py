@@ -16,9 +16,7 @@ NOTE = (
     "One layer. MB: weights, or keys and values, read once; logits as they are written. MOP: multiplications and "
     "additions. Bound: the longer of MB / bandwidth and MOP / rate of the arithmetic."
 )
-ROOFLINE = (
-    "Every operation by its operations per byte, under the machine's ceilings: a plot, in the HTML report (--html)."
-)
+ROOFLINE = "Every operation by its operations per byte, under the machine's ceilings."
 ATTENTION = {
     "decode": "one row of each of as many sequences as there are rows",
     "verify": "all rows of one sequence, as when a draft is verified",
@@ -153,7 +151,8 @@ def _share_plot(bench: KernelBench, kernels: Sequence[Kernel], ceilings: Ceiling
 
 def _context_plot(name: str, bench: KernelBench, kernels: Sequence[Kernel], ceilings: Ceilings) -> Plot:
     series = []
-    for number in dict.fromkeys(kernel.rows for kernel in kernels):
+    numbers = sorted({kernel.rows for kernel in kernels})
+    for number in sorted({numbers[0], numbers[len(numbers) // 2], numbers[-1]}):  # more lines would hide each other
         own = [kernel for kernel in kernels if kernel.rows == number]
         x = [float(kernel.context or 0) for kernel in own]
         times = [summarize(bench.values[kernel.name]) for kernel in own]

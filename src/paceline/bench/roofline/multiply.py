@@ -26,7 +26,7 @@ ROWS = 512
 CHAIN = 4  # products in one native call, beside which the call costs nothing
 #: Kinds of weights of the engine, by which its product is measured alone: what a plan for this engine needs.
 ENGINE_ONLY = ("q4", "q8")
-RUNS = 3  # of which the fastest counts: what else the machine does only adds to it
+RUNS = 5  # of which the fastest counts: what else the machine does only adds to it
 
 
 @dataclass(frozen=True, slots=True)
