@@ -42,6 +42,7 @@ def test_equal_products_of_all_layers_are_one_use(tiny_checkpoint: Callable[[str
     parts = [use.weight.part for use in uses]
     assert parts == ["q, k, v", "attention output", "gate and up", "down", HEAD]
     assert [use.weight.count for use in uses] == [model.spec.num_layers] * 4 + [1]
+    assert [use.weight.selected for use in uses] == [0, 1, 1, 1, 1]
     assert [len(use.matrices[0]) for use in uses] == [1, 1, 2, 1, 1]
     assert uses[2].name == "gate and up 192 x 64 f32 (32 bits)"
 

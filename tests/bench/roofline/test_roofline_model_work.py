@@ -22,8 +22,16 @@ def test_a_product_reads_its_weight_once_and_multiplies_every_row() -> None:
 
 
 def test_logits_are_written_to_memory() -> None:
-    head = Weight(HEAD, outputs=1000, inputs=10, nbytes=5000, arithmetic="int8")
+    head = Weight(HEAD, outputs=1000, inputs=10, nbytes=5000, arithmetic="int8", selected=1)
+    assert head.work(7, logit_rows=3) == head.work(3)
     assert head.work(3).nbytes == 5000 + 3 * 1000 * 4
+
+
+def test_what_stands_behind_the_last_attention_sees_rows_with_logits_only() -> None:
+    down = Weight("down", outputs=10, inputs=20, nbytes=150, arithmetic="int8", count=3, selected=1)
+    assert down.work(7, logit_rows=2) == Work(450, {"int8": 2 * 200 * (2 * 7 + 2)})
+    assert down.work(7, logit_rows=0) == Work(300, {"int8": 2 * 200 * 2 * 7})
+    assert down.work(7) == Work(450, {"int8": 2 * 200 * 3 * 7})
 
 
 def test_rows_read_more_experts_but_multiply_by_few() -> None:
@@ -56,7 +64,7 @@ def test_a_cache_keeps_the_window_of_a_windowed_layer() -> None:
 
 def test_a_step_has_products_of_all_rows_and_attention_of_each_sequence() -> None:
     body = Weight("q, k, v", outputs=10, inputs=10, nbytes=100, arithmetic="int8", count=2)
-    head = Weight(HEAD, outputs=50, inputs=10, nbytes=500, arithmetic="int8")
+    head = Weight(HEAD, outputs=50, inputs=10, nbytes=500, arithmetic="int8", selected=1)
     model = ModelWork([body, head], attention(0, 0))
     products, attend = model.step(sequences=3, rows=2, context=5)
     assert products == body.work(6) + head.work(6)
@@ -67,7 +75,7 @@ def test_a_step_has_products_of_all_rows_and_attention_of_each_sequence() -> Non
 
 def test_a_long_prompt_reads_the_weights_once_for_each_chunk_and_the_head_once() -> None:
     body = Weight("down", outputs=10, inputs=10, nbytes=100, arithmetic="int8")
-    head = Weight(HEAD, outputs=50, inputs=10, nbytes=500, arithmetic="int8")
+    head = Weight(HEAD, outputs=50, inputs=10, nbytes=500, arithmetic="int8", selected=1)
     steps = ModelWork([body, head], attention(0)).prefill(tokens=10, chunk=4)
     assert [products.nbytes for products, _ in steps] == [100, 100, 100 + 500 + 200]
     keys = [sum(range(1, 5)), sum(range(5, 9)), sum(range(9, 11))]

@@ -39,20 +39,21 @@ class Parameters:
 
 def shapes(spec: ModelSpec) -> list[Weight]:
     """The products of a step, without bytes or arithmetic; the head last."""
-    hidden, layers = spec.hidden_size, spec.num_layers
+    hidden, layers, last = spec.hidden_size, spec.num_layers, spec.layers[-1].moe
     found = [
         Weight("q, k, v", spec.q_size + 2 * spec.kv_size, hidden, 0, "", layers),
-        Weight("attention output", hidden, spec.q_size, 0, "", layers),
+        Weight("attention output", hidden, spec.q_size, 0, "", layers, selected=1),
     ]
     for moe, count in Counter(layer.moe for layer in spec.layers).items():
+        own = int(moe == last)  # the last layer's sees only rows with logits
         if moe is None:
-            found.append(Weight("gate and up", 2 * spec.intermediate_size, hidden, 0, "", count))
-            found.append(Weight("down", hidden, spec.intermediate_size, 0, "", count))
+            found.append(Weight("gate and up", 2 * spec.intermediate_size, hidden, 0, "", count, selected=own))
+            found.append(Weight("down", hidden, spec.intermediate_size, 0, "", count, selected=own))
         else:
             size = 3 * moe.intermediate_size
-            found.append(Weight("router", moe.num_experts, hidden, 0, "", count))
-            found.append(Weight("experts", size, hidden, 0, "", count, moe.num_experts, moe.top_k))
-    return [*found, Weight(HEAD, spec.vocab_size, hidden, 0, "")]
+            found.append(Weight("router", moe.num_experts, hidden, 0, "", count, selected=own))
+            found.append(Weight("experts", size, hidden, 0, "", count, moe.num_experts, moe.top_k, own))
+    return [*found, Weight(HEAD, spec.vocab_size, hidden, 0, "", selected=1)]
 
 
 def parameters(spec: ModelSpec) -> Parameters:

@@ -110,6 +110,8 @@ def load_weighed(path: Path, backend: Backend) -> tuple[LoadedModel, WeighingBac
 def inventory(model: LoadedModel, weighing: WeighingBackend) -> list[Use]:
     """The model's products, equal ones together, in the order of a layer, the head last."""
     found: dict[tuple[str, Laid], list[tuple[Matrix, ...]]] = defaultdict(list)
+    last = model.weights.layers[-1]
+    behind = {id(matrix) for matrix in (last.output, last.gate, last.moe, model.weights.head, last.down)}
     mixtures: dict[tuple[Laid, int, int], list[MoELayer]] = defaultdict(list)
 
     def note(part: str, *matrices: Matrix) -> None:
@@ -128,22 +130,26 @@ def inventory(model: LoadedModel, weighing: WeighingBackend) -> list[Use]:
             note("gate and up", layer.gate, layer.up)
             note("down", layer.down)
     note(HEAD, model.weights.head)
-    uses = [Use(_weight(part, of, len(matrices)), of.kind, tuple(matrices)) for (part, of), matrices in found.items()]
+    uses = [
+        Use(_weight(part, of, len(each), any(id(group[0]) in behind for group in each)), of.kind, tuple(each))
+        for (part, of), each in found.items()
+    ]
     experts = [
-        Use(_expert_weight(of, count, chosen, len(layers)), of.kind, layers=tuple(layers))
-        for (of, count, chosen), layers in mixtures.items()
+        Use(_experts(of, count, chosen, len(each), any(id(moe) in behind for moe in each)), of.kind, layers=tuple(each))
+        for (of, count, chosen), each in mixtures.items()
     ]
     return [*uses[:-1], *experts, uses[-1]]
 
 
-def _weight(part: str, of: Laid, count: int) -> Weight:
-    return Weight(part, of.outputs, of.inputs, of.nbytes, of.arithmetic, count)
+def _weight(part: str, of: Laid, count: int, selected: bool) -> Weight:
+    return Weight(part, of.outputs, of.inputs, of.nbytes, of.arithmetic, count, selected=int(selected))
 
 
-def _expert_weight(of: Laid, experts: int, chosen: int, count: int) -> Weight:
+def _experts(of: Laid, experts: int, chosen: int, count: int, selected: bool) -> Weight:
     """Gate, up and down of an expert as one weight: three matrices of ``outputs / 2`` x ``inputs``. Routers are left
     out; they are a thousandth of it."""
-    return Weight("experts", of.outputs * 3 // 2, of.inputs, of.nbytes, of.arithmetic, count, experts, chosen)
+    size = of.outputs * 3 // 2
+    return Weight("experts", size, of.inputs, of.nbytes, of.arithmetic, count, experts, chosen, int(selected))
 
 
 def attention_of(spec: ModelSpec, backend: Backend, dtype: CacheDtype | None = None) -> Attention:

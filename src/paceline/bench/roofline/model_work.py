@@ -19,7 +19,8 @@ LOGIT_BYTES = 4
 @dataclass(frozen=True, slots=True)
 class Weight:
     """A matrix that steps multiply by, ``count`` equal ones of it (one a layer). A mixture's experts of one layer are
-    one weight: ``nbytes`` is then that of one of ``experts``, of which a row uses ``chosen``."""
+    one weight: ``nbytes`` is then that of one of ``experts``, of which a row uses ``chosen``. ``selected``: how many of
+    them only see the rows whose logits are wanted: the head, and what stands behind the last layer's attention."""
 
     part: str
     outputs: int
@@ -29,6 +30,7 @@ class Weight:
     count: int = 1
     experts: int = 1
     chosen: int = 1
+    selected: int = 0
 
     @property
     def parameters(self) -> int:
@@ -43,11 +45,15 @@ class Weight:
         """Expected number of different experts that ``rows`` rows use, if each row's choice is even and its own."""
         return self.experts * (1.0 - (1.0 - self.chosen / self.experts) ** rows)
 
-    def work(self, rows: int) -> Work:
-        """Of the product with ``rows`` rows."""
-        nbytes = self.nbytes * self.count * self.experts_read(rows) if rows else 0.0
+    def work(self, rows: int, logit_rows: int | None = None) -> Work:
+        """Of the products with ``rows`` rows, ``logit_rows`` of them with logits (None: all)."""
+        wanted = rows if logit_rows is None else logit_rows
+        return self._once(rows) * (self.count - self.selected) + self._once(wanted) * self.selected
+
+    def _once(self, rows: int) -> Work:
+        nbytes = self.nbytes * self.experts_read(rows)
         written = LOGIT_BYTES * self.outputs * rows if self.part == HEAD else 0
-        return Work(nbytes + written, {self.arithmetic: 2.0 * self.active_parameters * rows})
+        return Work(nbytes + written, {self.arithmetic: 2.0 * self.outputs * self.inputs * self.chosen * rows})
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +106,7 @@ class ModelWork:
 
     def products(self, rows: int, logit_rows: int) -> Work:
         """Of all matrix products of a step."""
-        parts = (weight.work(logit_rows if weight.part == HEAD else rows) for weight in self.weights)
-        return total(parts)
+        return total(weight.work(rows, logit_rows) for weight in self.weights)
 
     def step(self, sequences: int, rows: int, context: int, logit_rows: int | None = None) -> tuple[Work, Work]:
         """Products and attention of a step in which ``sequences`` have ``rows`` rows each behind ``context`` tokens.
