@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from paceline.bench.roofline import reading
-from paceline.bench.roofline.ceilings import CeilingMeter, open_meter
+from paceline.bench.roofline.ceilings import READS, CeilingMeter, open_meter
 from paceline.bench.roofline.multiply import Way, torch_threads, ways
 from paceline.bench.roofline.reading import CACHE_IF_UNKNOWN, last_level_cache
 
@@ -26,7 +26,7 @@ class FixedWay(Way):
 
 
 def test_a_sample_has_the_median_of_its_reads_and_the_fastest_way() -> None:
-    times = fixed([1.0, 4.0, 2.0])
+    times = fixed([1.0] * 4 + [2.0] + [4.0] * 4)
     slow, fast = (FixedWay("int8", name, ops, lambda: None) for name, ops in (("slow", 10.0), ("fast", 30.0)))
     meter = CeilingMeter(8, lambda: next(times), {"int8": [slow, fast]})
     meter.sample()
@@ -37,7 +37,7 @@ def test_a_sample_has_the_median_of_its_reads_and_the_fastest_way() -> None:
 
 
 def test_the_warm_up_is_forgotten() -> None:
-    times = fixed([8.0] * 3 + [2.0] * 3 + [4.0] * 3)
+    times = fixed([8.0] * READS + [2.0] * READS + [4.0] * READS)
     meter = CeilingMeter(8, lambda: next(times), {})
     meter.sample()
     meter.clear()

@@ -10,9 +10,8 @@ The efficiencies are what separates a plan from a boast, so each has its reason:
   of the data sheet.
 * Several GPUs: 0.95 of their sum over a fabric of their own (the same table), 0.75 over PCIe (an assumption).
 * CPUs: of ceilings that were measured a moment before, the rates being those of the engine's own products of many
-  rows. Reading and calculating do not overlap: a step of 8 rows takes as long as reading the weights and multiplying
-  cached ones one after the other. The shares are fitted to ``paceline bench step`` on the default model (Zen 4, 2
-  threads; decode steps of 1 to 16 rows behind 128 and 350 tokens, prompts of 350 and 1024).
+  rows. Fitted to ``paceline bench step`` on the default model (Zen 4, 2 threads, a quiet hour): decode steps of 1 to 16
+  rows behind 128 and 1024 tokens and prompts of 128, 350 and 1024.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ GPU = Efficiency(
 )  # fmt: skip
 GPU_MEASURED = replace(GPU, memory=((16, 1.0), (8, 0.9), (0, 0.78)), cache=1.0, products=0.7, attention=0.7)
 CPU = Efficiency(
-    memory=((0, 0.85),), cache=0.85, products=0.95, attention=0.5, overlap=0.0, layer_seconds=25e-6, number_seconds=3e-9
+    memory=((0, 0.95),), cache=0.55, products=0.88, attention=0.5, overlap=0.8, layer_seconds=30e-6, number_seconds=3e-9
 )  # number_seconds: of one thread
 PARALLEL = {"fabric": 0.95, "pcie": 0.75}
 GPU_CHUNK, CPU_CHUNK = 2048, 512  # rows of a step that prompts may take

@@ -26,6 +26,8 @@ def this_cpu(threads: int | None = None) -> tuple[Machine, bool]:
             f"a plan for a CPU is one for the native backend: {error}; name a GPU with --gpu"
         ) from error
     meter = open_meter(threads, ("q4", "q8", "bf16", "f32"))
+    meter.sample()  # the first one finds sleeping threads and a slow clock
+    meter.clear()
     for _ in range(SAMPLES):
         meter.sample()
     bf16 = multiplies_bf16(backend)

@@ -12,7 +12,7 @@ from paceline.bench.roofline.work import Ceilings
 from paceline.bench.sections import Table
 from paceline.bench.statistics import Summary, quantile, summarize
 
-READS = 3  # of one sample; the median counts
+READS = 9  # of one sample; the median counts: the first ones find threads asleep
 MOST_READ = 1 << 30
 
 
