@@ -80,9 +80,13 @@ def test_a_head_of_its_own_decides_how_logits_are_multiplied() -> None:
     assert (stored.arithmetic, stored.table_bits, stored.table_arithmetic) == ("f32", pytest.approx(12.25), "f32")
 
 
-def test_a_gguf_file_comes_first_and_wider_formats_are_left_out() -> None:
-    names = [form.name for form in cpu_formats(configuration(embedding="Q8_0", a="Q4_1"), bf16=True)]
-    assert names == ["as stored (Q4_1)", "4-bit"]
+def test_a_gguf_file_comes_first_and_is_rounded_again_only_where_that_saves_something() -> None:
+    def names(kind: str) -> list[str]:
+        return [form.name for form in cpu_formats(configuration(embedding="Q8_0", a=kind), bf16=True)]
+
+    assert names("Q4_1") == ["as stored (Q4_1)"]
+    assert names("Q8_0") == ["as stored (Q8_0)", "4-bit"]
+    assert names("BF16") == ["as stored (BF16)", "8-bit", "4-bit"]
     assert [form.name for form in cpu_formats(configuration(), bf16=True)] == ["bf16", "8-bit", "4-bit"]
 
 

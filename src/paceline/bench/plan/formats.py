@@ -16,7 +16,7 @@ from paceline.quantization.gguf_file import TENSOR_TYPES, type_name
 
 INT4_BITS = 4 + 20 / 128  # a scale of 16 bits and a zero point of 4 for a group of 128 (GPTQ, AWQ)
 Q8_BITS, Q4_BITS = 8 + 16 / 32, 4 + 16 / 32  # a scale of 16 bits for a group of 32 (Q8_0, Q4_0)
-SLACK = 1.0  # bits by which a format may be wider than the stored one and still hold nothing more
+SLACK = 1.0  # bits: formats that differ by less are taken for the same
 
 
 def gpu_formats(gpu: Gpu, stored_bits: float | None = None) -> list[Format]:
@@ -46,7 +46,8 @@ def cpu_formats(configuration: Configuration, bf16: bool) -> list[Format]:
     if not configuration.tensors:
         return other
     stored = stored_format(configuration.tensors, bf16)
-    return [stored, *(form for form in other if form.bits <= stored.bits + SLACK and form.name != "bf16")]
+    # To round a rounded file again has to save something.
+    return [stored, *(form for form in other if form.bits < stored.bits - SLACK)]
 
 
 def stored_format(tensors: Mapping[str, StoredTensor], bf16: bool) -> Format:
