@@ -103,12 +103,13 @@ def test_the_folder_has_adapter_speculator_figures_and_card(trained: Trained) ->
 
 
 def test_what_was_trained_is_what_is_served(trained: Trained) -> None:
-    """The loss that the trainer saw, float32, is that of the engine with the folder that was written."""
+    """The loss that the trainer saw, float32, is that of the engine with the folder that was written, whose keys and
+    values may be bfloat16."""
     assert trained.report["measured"]["before"]["loss"] == pytest.approx(
-        trained.report["adapter"]["history"][0]["held_out_loss"], rel=1e-3
+        trained.report["adapter"]["history"][0]["held_out_loss"], rel=5e-3
     )
     assert trained.report["measured"]["after"]["loss"] == pytest.approx(
-        trained.report["adapter"]["held_out_loss"], rel=1e-3
+        trained.report["adapter"]["held_out_loss"], rel=5e-3
     )
 
 
