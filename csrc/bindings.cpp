@@ -161,8 +161,7 @@ void bind_adapters(nb::module_& m) {
 }
 
 void bind_recording(nb::class_<Program>& program) {
-  program.def("rows", &Program::rows, "width"_a, "want"_a, "capacity"_a = 0,
-              "selected"_a = false)
+  program.def("rows", &Program::rows, "width"_a, "want"_a, "capacity"_a = 0, "selected"_a = false)
       .def("rope", &Program::rope)
       .def("embed", [](Program& p, const Matrix* table, float scale, int out) {
         p.add(EmbedOp{table, scale, p.buffer(out)});

@@ -98,7 +98,7 @@ struct HeadLayout {
   bool paired = false;
   int dim = 0, padded = 0;
 
-  HeadLayout(bool paired, int dim) : paired(paired), dim(dim), padded(round_up(dim, 16)) {}
+  HeadLayout(CacheType type, int dim) : paired(type == CacheType::BF16), dim(dim), padded(round_up(dim, 16)) {}
   size_t key_items() const { return static_cast<size_t>(round_up(dim, 2)) * kBlock; }
   size_t items() const { return key_items() + static_cast<size_t>(padded) * kBlock; }
   size_t key(int lane, int d) const { return paired ? (d / 2 * kBlock + lane) * 2 + d % 2 : d * kBlock + lane; }

@@ -34,9 +34,8 @@ constexpr const char* kPartNames[] = {"",       ".shrink", ".store", ".split", "
                                       ".route", ".gather", ".gated", ".down",  ".combine"};
 
 template <class Item>
-void move_slots(const CacheGroup& group, const CacheShape& shape, bool paired, const int32_t* sources,
+void move_slots(const CacheGroup& group, const CacheShape& shape, const HeadLayout& layout, const int32_t* sources,
                 const int32_t* targets, int count) {
-  const HeadLayout layout(paired, shape.dim);
   for (int head = 0; head < shape.layers * shape.kv_heads; ++head) {
     uint8_t* at = group.data + head * group.head_bytes;
     for (int i = 0; i < count; ++i) {
@@ -57,7 +56,7 @@ Cache::Cache(CacheType type, const std::vector<CacheShape>& shapes) : type(type)
   const size_t item = type == CacheType::F32 ? 4 : 2;
   for (const CacheShape& shape : shapes) {
     CacheGroup g;
-    g.head_bytes = HeadLayout(type == CacheType::BF16, shape.dim).items() * item;
+    g.head_bytes = HeadLayout(type, shape.dim).items() * item;
     g.layer_bytes = g.head_bytes * shape.kv_heads;
     g.block_bytes = g.layer_bytes * shape.layers;
     g.data = arena_.take(g.block_bytes * shape.blocks);
@@ -70,9 +69,9 @@ void Cache::move(int group, const int32_t* sources, const int32_t* targets, int 
   const auto inside = [&](int32_t slot) { return slot >= 0 && slot / kBlock < shape.blocks; };
   if (!std::all_of(sources, sources + count, inside) || !std::all_of(targets, targets + count, inside))
     throw std::invalid_argument("a slot to move is outside of the cache");
-  const bool paired = type == CacheType::BF16;
-  if (type == CacheType::F32) move_slots<float>(groups[group], shape, paired, sources, targets, count);
-  else move_slots<uint16_t>(groups[group], shape, paired, sources, targets, count);
+  const HeadLayout layout(type, shape.dim);
+  if (type == CacheType::F32) move_slots<float>(groups[group], shape, layout, sources, targets, count);
+  else move_slots<uint16_t>(groups[group], shape, layout, sources, targets, count);
 }
 
 Program::Program(std::shared_ptr<Team> team, std::shared_ptr<Cache> cache, std::shared_ptr<Adapters> adapters,

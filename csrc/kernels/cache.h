@@ -8,14 +8,16 @@
 
 namespace PACELINE_ISA {
 
-// `put` writes 16 values.
+// `put` writes 16 values. kPaired: HeadLayout's, known to the compiler.
 struct CacheF32 {
+  static constexpr CacheType kType = CacheType::F32;
   static constexpr bool kPaired = false;
   using Item = float;
   static F get(const Item* p) { return load(p); }
   static void put(Item* p, F v) { store(p, v); }
 };
 struct CacheF16 {
+  static constexpr CacheType kType = CacheType::F16;
   static constexpr bool kPaired = false;
   using Item = uint16_t;
   static F get(const Item* p) { return load_f16(p); }
@@ -24,6 +26,7 @@ struct CacheF16 {
   static void put(Item* p, F v) { store_f16(p, min(set1(65504.0f), max(set1(-65504.0f), v))); }
 };
 struct CacheBf16 {
+  static constexpr CacheType kType = CacheType::BF16;
   static constexpr bool kPaired = true;
   using Item = uint16_t;
   static void put(Item* p, F v) {
@@ -46,7 +49,7 @@ struct Head {  // one kv head of one block
 
 template <class C>
 inline HeadLayout layout_of(const AttentionOp& op) {
-  return HeadLayout(C::kPaired, op.dim);
+  return HeadLayout(C::kType, op.dim);
 }
 
 template <class C>

@@ -155,3 +155,13 @@ async def ask(host: str, port: int, path: str, seconds: float = 2.0) -> int:
         return int(parts[1]) if len(parts) > 1 else 0
     except (OSError, TimeoutError, ValueError):
         return 0
+
+
+def event_loop() -> asyncio.AbstractEventLoop:
+    """uvloop's where it is installed, half the CPU time a token: the client shares the cores with what it measures."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop

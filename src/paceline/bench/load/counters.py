@@ -4,9 +4,10 @@ names.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+
+from paceline.bench.metrics_text import samples
 
 #: What is read, and the names that servers give it; the first name that is there counts.
 NAMES: Mapping[str, tuple[str, ...]] = {
@@ -21,22 +22,20 @@ NAMES: Mapping[str, tuple[str, ...]] = {
 }
 _SHARES = frozenset(NAMES["kv_usage"])  # 0 to 1
 _WANTED = {name for names in NAMES.values() for name in names}
-_SAMPLE = re.compile(r"([A-Za-z_:][\w:]*)(?:\{.*\})?\s+(\S+)")
 
 
 def read_counters(text: str) -> dict[str, float]:
     """Values by the keys of ``NAMES``: the sum over label sets (several engines behind one address), the largest one
     for a share. What the server does not have is missing."""
-    samples: dict[str, list[float]] = {}
-    for line in text.splitlines():
-        found = _SAMPLE.match(line)
-        if found and found[1] in _WANTED:
+    told: dict[str, list[float]] = {}
+    for sample in samples(text):
+        if sample.name in _WANTED:
             try:
-                value = float(found[2])
+                value = float(sample.value)
             except ValueError:
                 continue  # not a number: not Prometheus' format
-            samples.setdefault(found[1], []).append(value)
-    values = {name: max(found) if name in _SHARES else sum(found) for name, found in samples.items()}
+            told.setdefault(sample.name, []).append(value)
+    values = {name: max(found) if name in _SHARES else sum(found) for name, found in told.items()}
     present = {key: next((name for name in names if name in values), None) for key, names in NAMES.items()}
     return {key: values[name] for key, name in present.items() if name is not None}
 

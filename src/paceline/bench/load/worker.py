@@ -20,7 +20,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from paceline.bench.client import TokenStream, post
+from paceline.bench.client import TokenStream, event_loop, post
 from paceline.bench.endpoint import message_in
 from paceline.bench.load.plan import Plan, PlannedRequest
 from paceline.bench.load.records import ClientReport, RequestRecord, text_hash
@@ -245,16 +245,6 @@ def main(arguments: list[str]) -> None:
     wait = (lambda: None) if arguments else sys.stdin.buffer.readline
     with asyncio.Runner(loop_factory=event_loop) as runner:
         runner.run(generate(plan, write, wait))
-
-
-def event_loop() -> asyncio.AbstractEventLoop:
-    """uvloop's where it is installed: half the CPU time a token."""
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop()
-    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
-    return loop
 
 
 if __name__ == "__main__":

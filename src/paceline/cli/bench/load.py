@@ -10,6 +10,7 @@ import typer
 
 from paceline.cli.bench import options
 from paceline.cli.bench.load_options import LoadOptions
+from paceline.cli.bench.server_key import first_key
 
 if TYPE_CHECKING:
     from paceline.bench.load.lineup import Lineup, Places
@@ -56,9 +57,10 @@ def lineup_of(load: LoadOptions, model: str, threads: int | None, places: Places
     from paceline.bench.load.lineup import Lineup, Places, parse_adapters
     from paceline.engine.machine import usable_cores
 
-    key = (load.api_key or "").split()
     adapters = parse_adapters(load.adapter or ())
-    return Lineup(places or Places(), model, threads or usable_cores(), adapters, load.api, key[0] if key else None)
+    return Lineup(
+        places or Places(), model, threads or usable_cores(), adapters, load.api, first_key(load.api_key or "")
+    )
 
 
 def workloads_of(load: LoadOptions, settings: Settings, adapters: Sequence[str], rates: str) -> list[Workload]:
@@ -132,6 +134,7 @@ def run(targets: Sequence[LoadTarget], workloads: Sequence[Workload], settings: 
     import contextlib
     import signal
 
+    from paceline.bench.client import event_loop
     from paceline.bench.load.sweep import Sweep
     from paceline.bench.progress import shown
 
@@ -139,7 +142,7 @@ def run(targets: Sequence[LoadTarget], workloads: Sequence[Workload], settings: 
     with contextlib.ExitStack() as stack:
         raw = None if load.records is None else stack.enter_context(load.records.open("w"))
         sweep = Sweep(targets, workloads, settings, stack.enter_context(shown()), raw)
-        with asyncio.Runner(loop_factory=options.event_loop) as runner:
+        with asyncio.Runner(loop_factory=event_loop) as runner:
             runner.run(sweep.run())
     return sweep
 

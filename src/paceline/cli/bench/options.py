@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -92,22 +91,3 @@ def say_without_tables(names: Sequence[str]) -> None:
     """Of commands whose JSON holds values alone."""
     for name in names:
         typer.echo(f"{name}: no tables or plots, only values in the JSON file", err=True)
-
-
-def event_loop() -> asyncio.AbstractEventLoop:
-    """uvloop's where it is installed: the client shares the cores with what it measures."""
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop()
-    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
-    return loop
-
-
-def write_json(path: Path, report: dict[str, Any]) -> None:
-    """Of commands that do not describe their results as a ``Report`` yet."""
-    from paceline.bench.output.files import write_whole
-    from paceline.bench.output.json_file import json_text
-
-    write_whole(path, json_text(report))
-    typer.echo(f"wrote {path}", err=True)

@@ -47,6 +47,7 @@ def peers(
     import asyncio
     import signal
 
+    from paceline.bench.client import event_loop
     from paceline.bench.peers.lineup import PeerPlaces
     from paceline.bench.peers.report import peers_report
     from paceline.bench.progress import shown
@@ -68,7 +69,7 @@ def peers(
     comparison.rounds, comparison.starts = rounds, starts
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # with its clean-up: no engine stays behind
     with options.errors_in_one_line():
-        with shown() as comparison.progress, asyncio.Runner(loop_factory=options.event_loop) as runner:
+        with shown() as comparison.progress, asyncio.Runner(loop_factory=event_loop) as runner:
             runner.run(comparison.run())
         settings |= {"rounds": rounds, "starts": starts}
         report = peers_report(comparison, options.command_line(), settings, skipped)

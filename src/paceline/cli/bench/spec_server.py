@@ -8,6 +8,7 @@ from pathlib import Path
 
 import typer
 
+from paceline.bench.client import event_loop
 from paceline.bench.endpoint import endpoint_of
 from paceline.bench.prompts import DataError
 from paceline.bench.sections import Cell
@@ -23,6 +24,7 @@ from paceline.bench.speculation.speed_bench.sentence_model import open_embedder
 from paceline.bench.speculation.speed_bench.splits import ROOM, make_splits
 from paceline.bench.speculation.workloads import NAMED, load_workload
 from paceline.cli.bench import options
+from paceline.cli.bench.server_key import first_key
 from paceline.cli.bench.spec_engine import (
     NO_FIXED_LENGTH,
     method_settings,
@@ -50,11 +52,11 @@ NO_BASELINE = "without --baseline-url there is no speed-up: this server's reques
 
 def measure(wishes: Wishes) -> Sequence[str]:
     """Measures; the errors that were found. Raises ``PacelineError`` when the server cannot be measured."""
-    key = wishes.api_key.split()[0] if wishes.api_key.strip() else None
+    key = first_key(wishes.api_key)
     server = open_server(endpoint_of(wishes.url, key), wishes.model)
     without = open_server(endpoint_of(wishes.baseline_url, key), wishes.model) if wishes.baseline_url else None
     settings = server_settings(wishes, server)
-    runner = ServerRunner(server, without, options.event_loop)
+    runner = ServerRunner(server, without, event_loop)
     plans, notes, how = conversations(wishes, runner, server)
     bench = PointBench(runner, settings, say=progress)
     bench.run(plans)

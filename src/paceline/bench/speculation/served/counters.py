@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 
+from paceline.bench.metrics_text import samples
 from paceline.bench.speculation.step_counts import StepCounts
 
 PREFIX = "vllm:spec_decode_num_"
-_SAMPLE = re.compile(r"([A-Za-z_:][\w:]*)(?:\{(.*)\})?\s+(\S+)")
 _POSITION = re.compile(r'\bposition="(\d+)"')
 
 
@@ -19,16 +19,15 @@ def read_step_counts(text: str) -> StepCounts | None:
     totals = {"drafts": 0.0, "draft_tokens": 0.0, "accepted_tokens": 0.0}
     positions: dict[int, float] = {}
     found = False
-    for line in text.splitlines():
-        sample = _SAMPLE.match(line)
-        if sample is None or not sample[1].startswith(PREFIX):
+    for sample in samples(text):
+        if not sample.name.startswith(PREFIX):
             continue
-        name = sample[1].removeprefix(PREFIX).removesuffix("_total")
+        name = sample.name.removeprefix(PREFIX).removesuffix("_total")
         if name in totals:
-            totals[name] += float(sample[3])
+            totals[name] += float(sample.value)
             found = True
-        elif name == "accepted_tokens_per_pos" and (position := _POSITION.search(sample[2] or "")):
-            positions[int(position[1])] = positions.get(int(position[1]), 0.0) + float(sample[3])
+        elif name == "accepted_tokens_per_pos" and (position := _POSITION.search(sample.labels)):
+            positions[int(position[1])] = positions.get(int(position[1]), 0.0) + float(sample.value)
     if not found:
         return None
     per_position = [round(positions.get(i, 0.0)) for i in range(max(positions, default=-1) + 1)]
