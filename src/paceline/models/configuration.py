@@ -13,8 +13,7 @@ from typing import Any
 
 from paceline.errors import ModelLoadError
 from paceline.models.checkpoint_files import read_json
-from paceline.models.fetch import hub_is_offline
-from paceline.models.sources import ALIASES, HUB_FILE, HUB_ID, HUB_TIMEOUT_S, hub_error, resolve_model
+from paceline.models.sources import ALIASES, HUB_FILE, HUB_ID, hub_file, resolve_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,18 +76,5 @@ def _from_gguf(path: Path, name: str, reason: str) -> Configuration:
 
 
 def _from_hub(repository: str) -> Configuration:
-    """``config.json`` from the Hub's own cache if it is there, else from the Hub."""
-    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
-
-    name = repository.rsplit("/", 1)[1]
-    cached = try_to_load_from_cache(repository, "config.json")
-    if isinstance(cached, str):
-        return Configuration(read_json(Path(cached)), name, "in the Hugging Face cache")
-    if hub_is_offline():
-        raise ModelLoadError(f"{repository} is not in the Hugging Face cache and HF_HUB_OFFLINE is set")
-    try:
-        get_hf_file_metadata(hf_hub_url(repository, "config.json"), timeout=HUB_TIMEOUT_S)  # fails without retries
-        path = Path(hf_hub_download(repository, "config.json", etag_timeout=HUB_TIMEOUT_S))
-    except Exception as error:
-        raise hub_error(repository, error) from error
-    return Configuration(read_json(path), name, "from the Hugging Face Hub")
+    source = hub_file(repository, "config.json")
+    return Configuration(read_json(source.path), repository.rsplit("/", 1)[1], source.reason)

@@ -50,7 +50,7 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 HUB_FILE = re.compile(r"([A-Za-z0-9][\w.-]*/[\w.-]+)/(.+\.gguf)")
 _NEEDED = ["*.json", "*.jinja", "*.safetensors", "tokenizer.model", "vocab.txt", "merges.txt"]
 _NOT_NEEDED = ["original/*", "onnx/*", "openvino/*", "metal/*", "*consolidated*", "*.bin.index.json"]
-HUB_TIMEOUT_S = 10.0
+_HUB_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ def resolve_model(name: str | None = None) -> ModelSource:
             raise ModelLoadError(f"{path} is not a model: expected a .gguf file or a Hugging Face folder")
         return ModelSource(path.resolve(), path.stem, "a file on this machine")
     if match := HUB_FILE.fullmatch(name):
-        return _hub_file(*match.groups())
+        return hub_file(*match.groups())
     if HUB_ID.fullmatch(name) and path.suffix != ".gguf":
         return _hub_folder(name)
     raise ModelLoadError(
@@ -126,9 +126,9 @@ def _hub_folder(repository: str) -> ModelSource:
             f"{repository} is not in the Hugging Face cache and HF_HUB_OFFLINE is set" + _hint(repository)
         )
     try:
-        found = Path(snapshot(etag_timeout=HUB_TIMEOUT_S))
+        found = Path(snapshot(etag_timeout=_HUB_TIMEOUT_S))
     except Exception as error:
-        raise hub_error(repository, error) from error
+        raise _hub_error(repository, error) from error
     if not _is_whole(found):
         raise ModelLoadError(
             f"{repository} has no config.json with safetensors weights; for a GGUF repository name the file: "
@@ -150,7 +150,8 @@ def _is_whole(folder: Path) -> bool:
     return bool(shards) and all((folder / shard).is_file() for shard in shards)
 
 
-def _hub_file(repository: str, filename: str) -> ModelSource:
+def hub_file(repository: str, filename: str) -> ModelSource:
+    """One file of a repository, from the Hub's own cache or from the Hub. Raises ``ModelLoadError``."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 
     cached = try_to_load_from_cache(repository, filename)
@@ -159,14 +160,14 @@ def _hub_file(repository: str, filename: str) -> ModelSource:
     if hub_is_offline():
         raise ModelLoadError(f"{repository}/{filename} is not in the Hugging Face cache and HF_HUB_OFFLINE is set")
     try:
-        get_hf_file_metadata(hf_hub_url(repository, filename), timeout=HUB_TIMEOUT_S)  # fails at once, without retries
-        path = Path(hf_hub_download(repository, filename, etag_timeout=HUB_TIMEOUT_S))
+        get_hf_file_metadata(hf_hub_url(repository, filename), timeout=_HUB_TIMEOUT_S)  # fails at once, without retries
+        path = Path(hf_hub_download(repository, filename, etag_timeout=_HUB_TIMEOUT_S))
     except Exception as error:
-        raise hub_error(f"{repository}/{filename}", error) from error
+        raise _hub_error(f"{repository}/{filename}", error) from error
     return ModelSource(path, path.stem, "from the Hugging Face Hub")
 
 
-def hub_error(what: str, error: Exception) -> ModelLoadError:
+def _hub_error(what: str, error: Exception) -> ModelLoadError:
     """The Hub's error in a sentence; its own messages run to a paragraph and a request id."""
     from huggingface_hub.errors import (
         EntryNotFoundError,
