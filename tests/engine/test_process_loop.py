@@ -29,6 +29,10 @@ class Steps:
 class Wire:
     def __init__(self) -> None:
         self.sent: list[StepReport] = []
+        self.soon = False
+
+    def poll(self, milliseconds: int) -> bool:
+        return self.soon
 
     def recv(self, flags: int) -> bytes:
         raise process.zmq.Again
@@ -60,3 +64,21 @@ def test_counters_of_many_come_now_and_then_and_when_the_work_is_done(monkeypatc
     engine.work = False
     loop._thin_out(report)
     assert report.stats is not None and report.stats.drafters
+
+
+def test_memory_is_given_back_once_when_there_is_nothing_to_do_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[int] = []
+    monkeypatch.setattr(process, "give_back_memory", lambda: given.append(len(given)))
+    engine, wire = Steps(1), Wire()
+    loop = EngineLoop(engine, wire)  # type: ignore[arg-type]
+    loop.turn()
+    assert not given, "in the middle of work"
+    engine.work = False
+    loop.turn()
+    loop.turn()
+    assert given == [0]
+    engine.work = wire.soon = True
+    loop.turn()
+    engine.work = False
+    loop.turn()
+    assert given == [0], "something came soon"

@@ -18,6 +18,7 @@ from paceline.models.loading import LoadedModel, load_model
 from paceline.speculation.draft import Draft
 from paceline.speculation.drafters.base import Progress
 from paceline.speculation.drafters.turbo import LEVEL_ROWS, TurboDrafter
+from paceline.speculation.drafters.turbo_cache import halved, widened
 from paceline.speculation.drafters.turbo_format import SpeculatorConfig
 from paceline.speculation.drafters.turbo_model import WeightKind, lay_out
 from paceline.training.architecture import target_tables
@@ -51,7 +52,7 @@ class Bench:
 
     def states(self, count: int, seed: int = 0) -> torch.Tensor:
         generator = torch.Generator().manual_seed(seed)
-        return torch.randn(count, self.config.state_width, generator=generator)
+        return torch.randn(count, self.config.state_width, generator=generator).bfloat16().float()  # as they are kept
 
     @torch.no_grad()
     def expected(
@@ -286,3 +287,16 @@ def test_a_row_that_is_not_finite_ends_the_draft(bench: Bench) -> None:
     states[-1, 0] = float("nan")
     drafter.observe([progress(view, 0, states)])
     assert drafter.propose([view], [4]) == [None]
+
+
+def test_waiting_states_are_bfloat16_and_no_part_of_a_larger_array(bench: Bench) -> None:
+    numbers = bench.states(3) * (1 + 2**-9)  # between two of them
+    kept = halved(numbers.numpy().copy())
+    assert kept.dtype == np.uint16 and kept.base is None
+    assert torch.equal(torch.from_numpy(widened(kept)), numbers.bfloat16().float())
+
+
+def test_a_speculator_keeps_nothing_of_its_file_mapped(bench: Bench) -> None:
+    model = bench.drafter().model
+    arrays = (model.tokens, model.state_scale, model.masks, model.markov_previous, model.markov_next)
+    assert all(array.base is None for array in arrays)

@@ -247,7 +247,8 @@ class Engine:
         """What steps of the model cost on this machine. Only before the first request."""
         assert self.live.untouched
         config = self.config
-        return time_steps(self.runner.program, self.cache.spec, config.num_blocks, config.max_rows, self.context_length)
+        program = self._compile(self._layers)  # one that goes again, and the memory of its largest steps with it
+        return time_steps(program, self.cache.spec, config.num_blocks, config.max_rows, self.context_length)
 
     def check_integrity(self) -> None:
         """Asserts that queues, block tables, reference counts and free lists agree. For tests and idle times."""

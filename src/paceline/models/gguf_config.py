@@ -7,6 +7,7 @@ that model code reads one kind of configuration.
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,7 +42,7 @@ class _Metadata:
 
     def get(self, key: str, default: Any = None) -> Any:
         value = self._metadata.get(f"{self._arch}.{key}", default)
-        return value.tolist() if isinstance(value, np.ndarray) else value
+        return value.tolist() if isinstance(value, array) else value
 
     def need(self, key: str) -> Any:
         value = self.get(key)

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from paceline.engine.machine import give_back_memory
 from paceline.engine.messages import EngineReady
 from paceline.engine.options import EngineOptions
 from paceline.server.banner import announce
@@ -111,6 +112,7 @@ async def _load(
     context.set_tokenizer(tokenizer.result())
     gc.collect()
     gc.freeze()  # what is loaded stays: keep it out of every collection
+    give_back_memory()  # and what reading it took can go
     announce(context.config, starting.result(), tokenizer.result().has_chat_template, time.monotonic() - begin)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections import OrderedDict
 from collections.abc import Sequence as Seq
 from itertools import groupby
 
 import numpy as np
+import numpy.typing as npt
 
 from paceline.backends.base import FloatArray
 from paceline.kv.cache import BlockTable, KVCache
@@ -14,13 +16,17 @@ from paceline.speculation.drafters.base import Progress, SequenceView
 
 Key = tuple[str, int]
 
+#: The upper halves of float32 numbers, rounded: bfloat16. A prompt's states may wait long, and are large.
+HalfArray = npt.NDArray[np.uint16]
+
 #: Of waiting states, each of which keeps a whole step's in memory.
 MOST_PIECES = 16
 
 
 class StateTrack:
     """Known tokens ``start..next - 1`` of one sequence. The first ``computed`` of them have keys and values; the hidden
-    states (each of the token before) of the others wait in ``waiting``. ``last``: that of the last computed one.
+    states (each of the token before) of the others wait in ``waiting``, as bfloat16. ``last``: that of the last
+    computed one.
 
     Text before ``start`` was never seen (its states were in the target's prefix cache, or it is out of the window):
     places are counted from ``start``, which to a rotary embedding is all the same.
@@ -36,16 +42,16 @@ class StateTrack:
         """Forgets what was seen; goes on with the token at ``position``."""
         self.start = position
         self.computed = 0
-        self.waiting: list[FloatArray] = []
+        self.waiting: list[HalfArray] = []
         self.num_waiting = 0
-        self.last: FloatArray | None = None
+        self.last: HalfArray | None = None
 
     @property
     def next(self) -> int:
         """Position of the first token whose state has not come."""
         return self.start + self.computed + self.num_waiting
 
-    def add(self, states: FloatArray) -> None:
+    def add(self, states: HalfArray) -> None:
         """The array may be a part of a step's; of those only the last few are kept, the rest is copied."""
         self.waiting.append(states)
         self.num_waiting += len(states)
@@ -53,13 +59,13 @@ class StateTrack:
             self.waiting = [np.concatenate(self.waiting)]
 
     def take(self, count: int) -> FloatArray:
-        """The first ``count`` waiting states ``[count, width]``, as they came: they count as computed from now on."""
+        """The first ``count`` waiting states ``[count, width]``: they count as computed from now on."""
         states = self.waiting[0] if len(self.waiting) == 1 else np.concatenate(self.waiting)
         taken, rest = states[:count], states[count:]
         self.waiting, self.num_waiting = ([rest], len(rest)) if len(rest) else ([], 0)
         self.computed += count
         self.last = taken[-1]
-        return taken
+        return widened(taken)
 
     def repeat(self) -> None:
         """The last computed token waits again: it is asked for what follows it once more."""
@@ -106,7 +112,7 @@ class StateTracks:
         if not rows:
             return
         given = hidden.numpy() if hidden.device.type == "cpu" else hidden.cpu().numpy()
-        states = given[rows][:, self._wanted(layers)]
+        states = halved(given[rows][:, self._wanted(layers)])
         start = 0
         for track, end in ends:
             track.add(states[start:end])
@@ -169,6 +175,20 @@ class StateTracks:
 
 
 _NO_TOKENS = np.empty(0, dtype=np.int32)
+_UPPER = 1 if sys.byteorder == "little" else 0  # of the two halves of a number in memory
+
+
+def halved(numbers: FloatArray) -> HalfArray:
+    """Float32 numbers ``[n, width]`` as bfloat16, half away from zero. Overwrites them."""
+    bits = np.ascontiguousarray(numbers).view(np.uint32)
+    bits += 0x8000
+    return bits.view(np.uint16)[:, _UPPER::2].copy()
+
+
+def widened(halves: HalfArray) -> FloatArray:
+    bits = np.zeros(halves.shape, dtype=np.uint32)
+    bits.view(np.uint16)[:, _UPPER::2] = halves
+    return bits.view(np.float32)
 
 
 def columns_of(wanted: Seq[int], given: Seq[int], width: int) -> np.ndarray:

@@ -92,8 +92,8 @@ def lay_out(
         size += sum(part.nbytes for part in parts)
         return backend.matrix(parts)
 
-    def array(name: str) -> FloatArray:
-        return np.ascontiguousarray(dense(name).float().numpy())
+    def array(name: str) -> FloatArray:  # a copy: a part of the file would keep all of it in memory
+        return np.array(dense(name).float().numpy())
 
     def vector(name: str) -> Vector:
         return backend.vector(dense(name).float())
@@ -101,6 +101,7 @@ def lay_out(
     def dense(name: str) -> torch.Tensor:
         return _dense(tensors[name])
 
+    tokens = np.array(dense("tokens").numpy())
     matrices = {name: matrix(name) for name in ("from_embedding", "from_states", "qkv", "output", "gate", "up", "down")}
     return SpeculatorModel(
         config=config,
@@ -112,8 +113,8 @@ def lay_out(
         mlp_norm=vector("mlp_norm"),
         final_norm=vector("final_norm"),
         head=matrix("head", "survival"),
-        tokens=dense("tokens").numpy(),
-        indices=_indices(dense("tokens").numpy(), config.target.vocab_size),
+        tokens=tokens,
+        indices=_indices(tokens, config.target.vocab_size),
         state_scale=array("state_scale"),
         masks=array("masks"),
         markov_previous=array("markov_previous"),
