@@ -79,8 +79,14 @@ struct Position {
   float survival = 0.0f;  // log-odds
   bool finite = false;
 
-  Position(const BlockLogits& block, int row) : logits(block.data + static_cast<size_t>(row) * block.stride) {
+  Position(const BlockLogits& block, const MarkovTerm& markov, int row)
+      : logits(block.data + static_cast<size_t>(row) * block.stride) {
     candidates = find_candidates(logits, block.vocabulary);
+    // Their rows of the bias lie all over a matrix that the target's weights have driven out of the caches.
+    for (int32_t id : candidates) {
+      const float* next = markov.next + static_cast<size_t>(id) * markov.rank;
+      for (int i = 0; i < markov.rank; i += kLanes) __builtin_prefetch(next + i);
+    }
     survival = logits[block.vocabulary];
     finite = !candidates.empty() && std::isfinite(survival);
     for (int32_t id : candidates) finite &= std::isfinite(logits[id]);
@@ -131,7 +137,7 @@ std::vector<BlockNode> grow_tree(const BlockLogits& logits, const MarkovTerm& ma
   std::vector<BlockNode> tree;
   std::vector<Position> positions;
   for (int k = 0; k < rows; ++k) {
-    positions.emplace_back(logits, first + k);
+    positions.emplace_back(logits, markov, first + k);
     if (!positions.back().finite) {
       positions.pop_back();
       break;

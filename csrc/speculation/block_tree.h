@@ -7,7 +7,7 @@
 
 namespace paceline {
 
-constexpr int kMostCandidates = 64;       // of a position
+constexpr int kMostCandidates = 32;       // of a position
 constexpr float kCandidateMargin = 8.0f;  // logits so far below a position's best are no candidates
 constexpr int kMostChildren = 4;          // of a node
 constexpr float kLeastPath = 0.02f;       // a node that is less likely than this, ancestors included, is left out

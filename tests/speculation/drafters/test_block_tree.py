@@ -40,7 +40,7 @@ def grow(
 def children(row: np.ndarray, bias: np.ndarray) -> list[tuple[int, float]]:
     """The four likeliest tokens of a position with what is believed of them."""
     own, survival = row[:-1].astype(float), float(row[-1])
-    order = np.lexsort((np.arange(len(own)), -own))[:64]
+    order = np.lexsort((np.arange(len(own)), -own))[:32]
     kept = np.sort(order[own[order] >= own.max() - 8.0])
     scores = own[kept] + bias[kept]
     shares = np.exp(scores - scores.max())
