@@ -1,11 +1,12 @@
 """Two adapters with their speculators and the base model in one batch, against each of them alone.
 
-    python mixed.py ROWS_A ADAPTER_A ROWS_B ADAPTER_B [--requests 48] [--rounds 3] [--threads N]
+    python mixed.py ROWS_A ADAPTER_A ROWS_B ADAPTER_B [--requests 48] [--rounds 3] [--base-tokens 32] [--threads N]
 
 ROWS are folders that prepare.py made; the base model gets the prompts of both. All requests of a run are there at once,
 in an engine that has just started. A mixed run has a third of its requests from each of the three; it should take the
-mean of what three runs of the same number of requests take, each of them of one kind. Texts are compared with those of
-one request at a time without speculation.
+mean of what three runs of the same number take, each of them of one kind. The base model's answers end after
+``--base-tokens``, about where the adapters' do: else they are four times as long and go on alone at the end, which says
+nothing of mixing. Texts are compared with those of one request at a time without speculation.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ class Ask:
 
     adapter: str | None
     messages: Messages
+    max_tokens: int = MAX_TOKENS
 
 
 @dataclass
@@ -45,7 +47,7 @@ class Run:
 
 def run(llm: LLM, asks: list[Ask]) -> Run:
     prompts = [llm.chat_prompt_ids(ask.messages) for ask in asks]
-    params = SamplingParams(temperature=0.0, max_tokens=MAX_TOKENS)
+    params = [SamplingParams(temperature=0.0, max_tokens=ask.max_tokens) for ask in asks]
     started = time.perf_counter()
     found = llm.generate(prompts, params, adapter=[ask.adapter for ask in asks])
     seconds = time.perf_counter() - started
@@ -68,7 +70,7 @@ def kinds(options: argparse.Namespace) -> dict[str, list[Ask]]:
     found = {
         "adapter a": [Ask("a", messages) for messages in a[:count]],
         "adapter b": [Ask("b", messages) for messages in b[:count]],
-        "base": [Ask(None, messages) for messages in both[:count]],
+        "base": [Ask(None, messages, options.base_tokens) for messages in both[:count]],
     }
     for name, asks in found.items():
         if len(asks) < count:
@@ -92,6 +94,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--model", default="")
     parser.add_argument("--requests", type=int, default=48)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--base-tokens", type=int, default=32, help="most tokens of an answer of the base model")
     parser.add_argument("--threads", type=int)
     return parser.parse_args()
 
