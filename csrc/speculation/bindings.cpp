@@ -98,14 +98,19 @@ using Counts = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device:
 using Written = nb::ndarray<int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Confidence = nb::ndarray<float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
+MarkovTerm markov_term(Matrix previous, Matrix next) {
+  if (next.shape(0) == 0 || next.shape(1) == 0 || previous.shape(0) != next.shape(0) || previous.shape(1) != next.shape(1))
+    throw std::invalid_argument("a Markov term is two matrices [vocabulary, rank]");
+  return {{previous.data(), previous.data() + previous.size()}, {next.data(), next.data() + next.size()},
+          static_cast<int>(next.shape(1))};
+}
+
 // Trees of blocks of `counts[i]` consecutive rows of `logits` [rows, vocabulary + 1] behind the known tokens
 // `before[i]`. Block `i` gets `sizes[i]` nodes, at most `most[i]`, behind the room of the blocks before it.
-void grow_trees(Matrix logits, Counts counts, Counts most, Counts before, Matrix previous, Matrix next, Written tokens,
+void grow_trees(Matrix logits, Counts counts, Counts most, Counts before, MarkovTerm& markov, Written tokens,
                 Written parents, Confidence confidence, Written sizes) {
   const int rows = static_cast<int>(logits.shape(0)), vocabulary = static_cast<int>(logits.shape(1)) - 1;
-  if (vocabulary < 1 || static_cast<int>(previous.shape(0)) != vocabulary ||
-      static_cast<int>(next.shape(0)) != vocabulary || previous.shape(1) != next.shape(1))
-    throw std::invalid_argument("the Markov term must be two matrices [vocabulary, rank] for these logits");
+  if (markov.vocabulary() != vocabulary) throw std::invalid_argument("the Markov term is not one for these logits");
   if (before.size() != counts.size() || most.size() != counts.size() || sizes.size() != counts.size())
     throw std::invalid_argument("there must be a known token, a size and a limit for each block");
   int64_t all = 0, nodes = 0;
@@ -121,7 +126,6 @@ void grow_trees(Matrix logits, Counts counts, Counts most, Counts before, Matrix
   if (all > rows || !room(tokens) || !room(parents) || !room(confidence))
     throw std::invalid_argument("blocks have more rows than there are logits, or trees more nodes than there is room");
   const BlockLogits view{logits.data(), vocabulary + 1, vocabulary};
-  const MarkovTerm markov{previous.data(), next.data(), static_cast<int>(next.shape(1))};
   for (size_t i = 0, first = 0, start = 0; i < counts.size(); first += counts.data()[i], start += most.data()[i++]) {
     const auto tree = grow_tree(view, markov, before.data()[i], static_cast<int>(first), counts.data()[i], most.data()[i]);
     sizes.data()[i] = static_cast<int32_t>(tree.size());
@@ -150,8 +154,13 @@ NB_MODULE(_suffix, m) {
       .def_prop_ro("num_sequences", &SuffixIndex::num_sequences)
       .def_prop_ro("bytes", &SuffixIndex::bytes);
 
-  m.def("grow_trees", &grow_trees, "logits"_a, "counts"_a, "most"_a, "before"_a, "previous"_a, "next"_a, "tokens"_a,
-        "parents"_a, "confidence"_a, "sizes"_a);
+  nb::class_<MarkovTerm>(m, "MarkovTerm")
+      .def("__init__", [](MarkovTerm* self, Matrix previous, Matrix next) {
+             new (self) MarkovTerm(markov_term(previous, next));
+           }, "previous"_a, "next"_a)
+      .def_prop_ro("bytes", &MarkovTerm::bytes);
+  m.def("grow_trees", &grow_trees, "logits"_a, "counts"_a, "most"_a, "before"_a, "markov"_a, "tokens"_a, "parents"_a,
+        "confidence"_a, "sizes"_a);
 
   // The tree alone, for tests.
   nb::class_<SuffixTree>(m, "SuffixTree")

@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <iterator>
 #include <queue>
+#include <utility>
 #include <vector>
 
 namespace paceline {
@@ -11,6 +13,7 @@ namespace {
 
 constexpr int kLanes = 16;
 constexpr int kBlock = 64;
+constexpr float kNegligible = 20.0f;  // logits below the best
 
 // Largest of `count` numbers; one that is not a number may be passed over.
 float largest(const float* x, int count) {
@@ -25,31 +28,31 @@ float largest(const float* x, int count) {
   return top;
 }
 
-// Ids whose logits are within the margin of the best, ascending; of more than the limit the likeliest.
-std::vector<int32_t> find_candidates(const float* logits, int vocabulary) {
+// Ids of numbers that are within `margin` of the largest, ascending; of more than `most` those of the largest ones.
+std::vector<int32_t> find_largest(const float* x, int count, int most, float margin) {
   std::vector<float> tops;
   float best = -INFINITY;
-  for (int block = 0; block < vocabulary; block += kBlock) {
-    tops.push_back(largest(logits + block, std::min(kBlock, vocabulary - block)));
+  for (int block = 0; block < count; block += kBlock) {
+    tops.push_back(largest(x + block, std::min(kBlock, count - block)));
     best = std::max(best, tops.back());
   }
-  float least = best - kCandidateMargin;
-  // As many blocks as there may be candidates have a logit that is not below the lowest of their best ones.
-  if (tops.size() > kMostCandidates) {
+  float least = best - margin;
+  // As many blocks as there may be ids have a number that is not below the lowest of their largest ones.
+  if (static_cast<int>(tops.size()) > most) {
     std::vector<float> ranked = tops;
-    std::nth_element(ranked.begin(), ranked.begin() + kMostCandidates - 1, ranked.end(), std::greater<float>());
-    least = std::max(least, ranked[kMostCandidates - 1]);
+    std::nth_element(ranked.begin(), ranked.begin() + most - 1, ranked.end(), std::greater<float>());
+    least = std::max(least, ranked[most - 1]);
   }
   std::vector<int32_t> found;
-  for (int block = 0; block < vocabulary; block += kBlock) {
+  for (int block = 0; block < count; block += kBlock) {
     if (!(tops[block / kBlock] >= least)) continue;
-    for (int i = block; i < std::min(vocabulary, block + kBlock); ++i)
-      if (logits[i] >= least) found.push_back(i);
+    for (int i = block; i < std::min(count, block + kBlock); ++i)
+      if (x[i] >= least) found.push_back(i);
   }
-  if (found.size() <= kMostCandidates) return found;
-  const auto likelier = [&](int32_t a, int32_t b) { return logits[a] != logits[b] ? logits[a] > logits[b] : a < b; };
-  std::nth_element(found.begin(), found.begin() + kMostCandidates, found.end(), likelier);
-  found.resize(kMostCandidates);
+  if (static_cast<int>(found.size()) <= most) return found;
+  const auto larger = [&](int32_t a, int32_t b) { return x[a] != x[b] ? x[a] > x[b] : a < b; };
+  std::nth_element(found.begin(), found.begin() + most, found.end(), larger);
+  found.resize(most);
   std::sort(found.begin(), found.end());
   return found;
 }
@@ -81,33 +84,35 @@ struct Position {
 
   Position(const BlockLogits& block, const MarkovTerm& markov, int row)
       : logits(block.data + static_cast<size_t>(row) * block.stride) {
-    candidates = find_candidates(logits, block.vocabulary);
+    candidates = find_largest(logits, block.vocabulary, kMostCandidates, kCandidateMargin);
     // Their rows of the bias lie all over a matrix that the target's weights have driven out of the caches.
-    for (int32_t id : candidates) {
-      const float* next = markov.next + static_cast<size_t>(id) * markov.rank;
-      for (int i = 0; i < markov.rank; i += kLanes) __builtin_prefetch(next + i);
-    }
+    for (int32_t id : candidates) markov.ask_for(id);
     survival = logits[block.vocabulary];
     finite = !candidates.empty() && std::isfinite(survival);
     for (int32_t id : candidates) finite &= std::isfinite(logits[id]);
   }
 
   // The likeliest tokens behind the token `before`, best first.
-  void children(const MarkovTerm& markov, int32_t before, std::vector<float>& scores, std::vector<Child>& found) const {
-    const float* bias_of = before < 0 ? nullptr : markov.previous + static_cast<size_t>(before) * markov.rank;
+  void children(MarkovTerm& markov, int32_t before, std::vector<int32_t>& ids, std::vector<float>& scores,
+                std::vector<Child>& found) const {
+    static const std::vector<int32_t> nothing;
+    const std::vector<int32_t>& followers = before < 0 ? nothing : markov.followers(before);
+    ids.clear();
+    std::set_union(candidates.begin(), candidates.end(), followers.begin(), followers.end(), std::back_inserter(ids));
     scores.clear();
-    for (int32_t id : candidates) {
-      const float* next = markov.next + static_cast<size_t>(id) * markov.rank;
-      scores.push_back(logits[id] + (bias_of ? dot(bias_of, next, markov.rank) : 0.0f));
+    for (int32_t id : ids) {
+      const float score = logits[id] + (before < 0 ? 0.0f : markov.bias(before, id));
+      scores.push_back(score == score ? score : -INFINITY);
     }
     found.clear();
     const float top = *std::max_element(scores.begin(), scores.end());
     float sum = 0.0f;
     for (size_t i = 0; i < scores.size(); ++i) {
+      if (scores[i] < top - kNegligible) continue;  // most followers of a token have no place here
       const float weight = std::exp(scores[i] - top);
       sum += weight;
       const auto better = [](const Child& a, const Child& b) { return a.confidence > b.confidence; };
-      const Child child{candidates[i], weight};
+      const Child child{ids[i], weight};
       found.insert(std::upper_bound(found.begin(), found.end(), child, better), child);
       if (found.size() > kMostChildren) found.pop_back();
     }
@@ -132,7 +137,29 @@ struct Offer {
 
 }  // namespace
 
-std::vector<BlockNode> grow_tree(const BlockLogits& logits, const MarkovTerm& markov, int32_t before, int first,
+MarkovTerm::MarkovTerm(std::vector<float> previous, std::vector<float> next, int rank)
+    : previous_(std::move(previous)), next_(std::move(next)), rank_(rank), followers_(next_.size() / rank) {}
+
+float MarkovTerm::bias(int32_t before, int32_t token) const {
+  return dot(previous_.data() + static_cast<size_t>(before) * rank_, next_.data() + static_cast<size_t>(token) * rank_, rank_);
+}
+
+void MarkovTerm::ask_for(int32_t token) const {
+  const float* next = next_.data() + static_cast<size_t>(token) * rank_;
+  for (int i = 0; i < rank_; i += kLanes) __builtin_prefetch(next + i);
+}
+
+const std::vector<int32_t>& MarkovTerm::followers(int32_t before) {
+  std::vector<int32_t>& found = followers_[before];
+  if (found.empty()) {
+    std::vector<float> biases(vocabulary());
+    for (int32_t token = 0; token < vocabulary(); ++token) biases[token] = bias(before, token);
+    found = find_largest(biases.data(), vocabulary(), kMostFollowers, INFINITY);
+  }
+  return found;
+}
+
+std::vector<BlockNode> grow_tree(const BlockLogits& logits, MarkovTerm& markov, int32_t before, int first,
                                  int rows, int most) {
   std::vector<BlockNode> tree;
   std::vector<Position> positions;
@@ -144,12 +171,13 @@ std::vector<BlockNode> grow_tree(const BlockLogits& logits, const MarkovTerm& ma
     }
   }
   std::priority_queue<Offer> offers;
+  std::vector<int32_t> ids;
   std::vector<float> scores;
   std::vector<Child> children;
   int order = 0;
   const auto offer = [&](int depth, int32_t token, int32_t parent, float path) {
     if (depth >= static_cast<int>(positions.size())) return;
-    positions[depth].children(markov, token, scores, children);
+    positions[depth].children(markov, token, ids, scores, children);
     for (const Child& child : children)
       if (path * child.confidence >= kLeastPath)
         offers.push({path * child.confidence, order++, depth, {child.token, parent, child.confidence}});

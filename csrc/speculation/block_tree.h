@@ -2,12 +2,14 @@
 // before it; a low-rank bias by the token before (a Markov term) is what tells siblings' children apart.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
 namespace paceline {
 
-constexpr int kMostCandidates = 32;       // of a position
+constexpr int kMostCandidates = 32;       // of a position, before the Markov term
+constexpr int kMostFollowers = 16;        // of a token
 constexpr float kCandidateMargin = 8.0f;  // logits so far below a position's best are no candidates
 constexpr int kMostChildren = 4;          // of a node
 constexpr float kLeastPath = 0.02f;       // a node that is less likely than this, ancestors included, is left out
@@ -19,10 +21,23 @@ struct BlockLogits {
   int vocabulary;
 };
 
-struct MarkovTerm {
-  const float* previous;  // [vocabulary][rank]
-  const float* next;      // [vocabulary][rank]
-  int rank;
+// The bias of a token behind another: previous[other] . next[token].
+class MarkovTerm {
+ public:
+  MarkovTerm(std::vector<float> previous, std::vector<float> next, int rank);  // [vocabulary][rank] each
+
+  int vocabulary() const { return static_cast<int>(followers_.size()); }
+  std::size_t bytes() const { return (previous_.size() + next_.size()) * sizeof(float); }
+  float bias(int32_t before, int32_t token) const;
+  void ask_for(int32_t token) const;  // the token's bias will be asked for soon
+
+  // Tokens that get the largest bias behind `before`, ascending. Found when first asked for, which passes over `next`.
+  const std::vector<int32_t>& followers(int32_t before);
+
+ private:
+  std::vector<float> previous_, next_;
+  int rank_;
+  std::vector<std::vector<int32_t>> followers_;
 };
 
 struct BlockNode {
@@ -35,10 +50,10 @@ struct BlockNode {
 // none), whose depth `k` is predicted by row `first + k` of `rows` consecutive ones: likeliest paths first, parents
 // before children, of equally likely tokens the lowest. Nothing grows from the first row on that is not finite.
 //
-// Of a node's children the tokens' probabilities are the softmax of logits and bias over the position's candidates. The
-// survival logit is the speculator's own guess whether its best token is right: it has a say in what that is worth, and
+// Of a node's children the tokens' probabilities are the softmax of logits and bias over the position's candidates and the
+// node's followers: what nearly always stands behind a token need not look likely at its position. The survival logit is the speculator's own guess whether its best token is right: it has a say in what that is worth, and
 // the siblings share the rest.
-std::vector<BlockNode> grow_tree(const BlockLogits& logits, const MarkovTerm& markov, int32_t before, int first,
+std::vector<BlockNode> grow_tree(const BlockLogits& logits, MarkovTerm& markov, int32_t before, int first,
                                  int rows, int most);
 
 }  // namespace paceline

@@ -36,13 +36,20 @@ class SuffixIndex:
     @property
     def bytes(self) -> int: ...
 
+class MarkovTerm:
+    """A low-rank bias of a token behind another, ``previous[other] . next[token]``; both [vocabulary, rank], and
+    copied. Raises ``ValueError`` where they do not fit each other."""
+
+    def __init__(self, previous: FloatArray, next: FloatArray) -> None: ...
+    @property
+    def bytes(self) -> int: ...
+
 def grow_trees(
     logits: FloatArray,
     counts: IntArray,
     most: IntArray,
     before: IntArray,
-    previous: FloatArray,
-    next: FloatArray,
+    markov: MarkovTerm,
     tokens: IntArray,
     parents: IntArray,
     confidence: FloatArray,
@@ -51,12 +58,12 @@ def grow_trees(
     """Makes token trees of blocks that were predicted in one pass.
 
     ``logits`` [rows, vocabulary + 1], the last column that of survival; ``counts[i]`` consecutive rows are block ``i``,
-    behind the known token ``before[i]`` (an index of the draft vocabulary, -1: none). ``previous``, ``next``
-    [vocabulary, rank]: the low-rank bias by the token before, among the 64 likeliest of a position. The likeliest
-    paths become at most ``most[i]`` nodes, likeliest first, at most 4 behind the same token; none of less than 2%.
-    Written from ``sum(most[:i])`` on: a node's token, its parent's place among the block's nodes (-1: the known token)
-    and its chance of acceptance once its parent was; to ``sizes[i]`` their number. A row that is not finite, and those
-    behind it, give none.
+    behind the known token ``before[i]`` (an index of the draft vocabulary, -1: none). Candidates are the 32 likeliest
+    tokens of a position and the 16 that ``markov`` raises most behind the token before. The likeliest paths become at
+    most ``most[i]`` nodes, likeliest first, at most 4 behind the same token; none of less than 2%. Written from
+    ``sum(most[:i])`` on: a node's token, its parent's place among the nodes (-1: the known token) and its chance
+    of acceptance once its parent was; to ``sizes[i]`` their number. A row that is not finite, and those behind it, give
+    none.
     """
 
 class SuffixTree:

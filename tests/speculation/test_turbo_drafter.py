@@ -67,10 +67,10 @@ class Bench:
         indices = draft_indices(self.module.tokens, self.config.target.vocab_size)
         chosen, parents = np.empty(length, dtype=np.int32), np.empty(length, dtype=np.int32)
         confidence, sizes = np.empty(length, dtype=np.float32), np.empty(1, dtype=np.int32)
+        markov = _suffix.MarkovTerm(self.module.markov_previous.numpy(), self.module.markov_next.numpy())
         _suffix.grow_trees(
             logits.numpy(), np.array([min(length, POSITIONS)], dtype=np.int32), np.array([length], dtype=np.int32),
-            indices[tokens[-1:]].numpy().astype(np.int32), self.module.markov_previous.numpy(),
-            self.module.markov_next.numpy(), chosen, parents, confidence, sizes,
+            indices[tokens[-1:]].numpy().astype(np.int32), markov, chosen, parents, confidence, sizes,
         )  # fmt: skip
         size = int(sizes[0])
         found = tuple(parents[:size].tolist())
@@ -298,5 +298,5 @@ def test_waiting_states_are_bfloat16_and_no_part_of_a_larger_array(bench: Bench)
 
 def test_a_speculator_keeps_nothing_of_its_file_mapped(bench: Bench) -> None:
     model = bench.drafter().model
-    arrays = (model.tokens, model.state_scale, model.masks, model.markov_previous, model.markov_next)
+    arrays = (model.tokens, model.state_scale, model.masks)
     assert all(array.base is None for array in arrays)

@@ -27,8 +27,8 @@ def grow(
     confidence = np.empty(room, dtype=np.float32)
     known = np.array(before, dtype=np.int32)
     _suffix.grow_trees(
-        logits, np.array(counts, dtype=np.int32), np.array(limits, dtype=np.int32), known, previous, next_,
-        tokens, parents, confidence, sizes,
+        logits, np.array(counts, dtype=np.int32), np.array(limits, dtype=np.int32), known,
+        _suffix.MarkovTerm(previous, next_), tokens, parents, confidence, sizes,
     )  # fmt: skip
     starts = np.cumsum([0, *limits])
     return [
@@ -41,7 +41,8 @@ def children(row: np.ndarray, bias: np.ndarray) -> list[tuple[int, float]]:
     """The four likeliest tokens of a position with what is believed of them."""
     own, survival = row[:-1].astype(float), float(row[-1])
     order = np.lexsort((np.arange(len(own)), -own))[:32]
-    kept = np.sort(order[own[order] >= own.max() - 8.0])
+    raised = np.lexsort((np.arange(len(own)), -bias))[:16] if bias.any() else []
+    kept = np.union1d(order[own[order] >= own.max() - 8.0], raised).astype(int)
     scores = own[kept] + bias[kept]
     shares = np.exp(scores - scores.max())
     shares /= shares.sum()
@@ -116,6 +117,15 @@ def test_the_bias_tells_the_children_of_siblings_apart() -> None:
     assert [node[:2] for node in tree] == [(0, -1), (1, -1), (2, 0), (3, 1)]
 
 
+def test_what_always_stands_behind_a_token_is_found_where_it_looks_unlikely() -> None:
+    logits = np.zeros((2, 1001), dtype=np.float32)
+    logits[0, 7], logits[1, 900], logits[1, 5] = 9.0, 20.0, -9.0
+    previous, next_ = np.zeros((1000, 1), dtype=np.float32), np.zeros((1000, 1), dtype=np.float32)
+    previous[7], next_[5] = 40.0, 1.0
+    (tree,) = grow(logits, [2], [-1], previous, next_, [2])
+    assert [node[:2] for node in tree] == [(7, -1), (5, 0)]
+
+
 def test_without_a_known_token_there_is_no_bias_and_ties_go_to_the_lowest_id() -> None:
     logits = np.zeros((2, 6), dtype=np.float32)
     logits[:, 3:5] = 4.0
@@ -146,8 +156,10 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         grow(logits, [-1], [0], markov, markov)
     with pytest.raises(ValueError, match="less than no rows or nodes"):
         grow(logits, [1], [0], markov, markov, [-1])
-    with pytest.raises(ValueError, match="Markov"):
+    with pytest.raises(ValueError, match="two matrices"):
         grow(logits, [1], [0], markov[:7], markov)
+    with pytest.raises(ValueError, match="not one for these logits"):
+        grow(logits, [1], [0], markov[:7], markov[:7])
     with pytest.raises(ValueError, match="not in the draft vocabulary"):
         grow(logits, [1], [8], markov, markov)
     with pytest.raises(ValueError, match="for each block"):

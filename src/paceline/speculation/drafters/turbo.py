@@ -169,9 +169,7 @@ class TurboDrafter:
         room, sizes = int(most.sum()), np.empty(len(runs), dtype=np.int32)
         chosen, parents = np.empty(room, dtype=np.int32), np.empty(room, dtype=np.int32)
         confidence = np.empty(room, dtype=np.float32)
-        _suffix.grow_trees(
-            logits, depths, most, before, model.markov_previous, model.markov_next, chosen, parents, confidence, sizes
-        )
+        _suffix.grow_trees(logits, depths, most, before, model.markov, chosen, parents, confidence, sizes)
         drafts: list[Draft | None] = []
         first = 0
         for run, size in zip(runs, sizes.tolist(), strict=True):

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from paceline._suffix import MarkovTerm
 from paceline.backends.base import AttentionLayer, Backend, FloatArray, IntArray, Matrix, Ops, Vector
 from paceline.quantization.packed import PackedWeight
 from paceline.quantization.rounding import GROUP, quantize
@@ -25,8 +26,7 @@ class SpeculatorModel:
 
     ``embedding`` is the target's own matrix, not a copy. ``tokens`` int64 ``[vocab_size]``: the target's ids of draft
     tokens; ``indices`` int32: of each of the target's ids its place among them, -1 elsewhere.
-    ``state_scale`` float32 ``[states]``, ``masks`` float32 ``[positions - 1, states]``; the Markov term's matrices
-    float32 ``[vocab_size, rank]``.
+    ``state_scale`` float32 ``[states]``, ``masks`` float32 ``[positions - 1, states]``.
     """
 
     config: SpeculatorConfig
@@ -49,15 +49,14 @@ class SpeculatorModel:
     indices: IntArray
     state_scale: FloatArray
     masks: FloatArray
-    markov_previous: FloatArray
-    markov_next: FloatArray
+    markov: MarkovTerm
     weights_bytes: int
 
     @property
     def nbytes(self) -> int:
         """Of everything but the embedding, which is the target's."""
-        arrays = (self.tokens, self.indices, self.state_scale, self.masks, self.markov_previous, self.markov_next)
-        return self.weights_bytes + sum(array.nbytes for array in arrays)
+        arrays = (self.tokens, self.indices, self.state_scale, self.masks)
+        return self.weights_bytes + self.markov.bytes + sum(array.nbytes for array in arrays)
 
     def build(self, ops: Ops) -> None:
         """One pass, for ``Backend.compile``. Its input rows are scaled states ``[T, states]``. Known tokens are there
@@ -117,8 +116,7 @@ def lay_out(
         indices=_indices(tokens, config.target.vocab_size),
         state_scale=array("state_scale"),
         masks=array("masks"),
-        markov_previous=array("markov_previous"),
-        markov_next=array("markov_next"),
+        markov=MarkovTerm(array("markov_previous"), array("markov_next")),
         weights_bytes=size,
         **matrices,
     )
