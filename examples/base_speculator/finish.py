@@ -1,9 +1,10 @@
 """Ships the trained speculator: weights as q8 codes into the package, measured, with a model card of the figures.
 
-    python examples/base_speculator/finish.py OUT --data DATA [--folder src/paceline/speculators/smollm2-135m-instruct]
-        [--prompts 8] [--max-tokens 128] [--threads 2]
+    python examples/base_speculator/finish.py [OUT] --data DATA [--prompts 8] [--max-tokens 128] [--threads 2]
+        [--folder src/paceline/speculators/smollm2-135m-instruct]
 
 Takes ``OUT/run/speculator``; where the run has not ended, the best weights of its checkpoint, which the card then says.
+Without ``OUT`` it measures the weights that are in the folder, and writes their card anew.
 Measured on ``DATA/spec_bench/question.jsonl``, of which nothing was trained on, greedy and one stream: the speculator
 alone with whole drafts; and one after the other for each prompt no speculation, all drafters but the speculator, and
 all drafters as the controller decides. ``DATA/mt_bench`` is the part of it whose categories are the eight topics.
@@ -62,15 +63,13 @@ class Row:
         return self.tokens[mode] / max(1, self.steps[mode])
 
 
-def export(out: Path, folder: Path) -> str:
-    """Writes the q8 folder and gives what the weights are. Raises ``SystemExit`` if they are too large."""
+def export(out: Path, folder: Path) -> None:
+    """Writes the q8 folder. Raises ``SystemExit`` if they are too large."""
     ended = (out / "run" / "speculator").is_dir()
     config, tensors = read_speculator(out / "run" / ("speculator" if ended else "start"))
-    what = f"the end of the training ({config.card.get('processor_minutes')} processor minutes)"
     if not ended:
         content = torch.load(out / "run" / CHECKPOINT, map_location="cpu", weights_only=True)
         tensors, state = content["best"], content["state"]
-        what = f"an intermediate state of a training that has not ended (step {state['best_step']})"
         card = {"intermediate": True, "steps": state["best_step"], "held_out_accepted": round(state["best"], 4)}
         config = msgspec.structs.replace(config, card=card)
     shutil.rmtree(folder, ignore_errors=True)
@@ -78,7 +77,13 @@ def export(out: Path, folder: Path) -> str:
     size = (folder / WEIGHTS).stat().st_size
     if size > MOST_BYTES:
         raise SystemExit(f"{folder / WEIGHTS} has {size} bytes, at most {MOST_BYTES} may be shipped")
-    return what
+
+
+def origin(card: Mapping[str, Any]) -> str:
+    """What the weights are."""
+    if card.get("intermediate"):
+        return f"an intermediate state of a training that has not ended (step {card['steps']})"
+    return f"the end of the training ({card.get('processor_minutes')} processor minutes)"
 
 
 def questions(data: Path, count: int) -> dict[str, list[str]]:
@@ -178,9 +183,7 @@ A call of the drafter took {share:.0%} of the time of the model's step with thes
 """
 
 
-def write_card(
-    folder: Path, what: str, rows: Mapping[str, Row], share: float, command: str, args: argparse.Namespace
-) -> None:
+def write_card(folder: Path, rows: Mapping[str, Row], share: float, command: str, args: argparse.Namespace) -> None:
     sys.path.insert(0, str(Path(__file__).parent))
     from prepare import SETS
 
@@ -195,7 +198,7 @@ def write_card(
         )
     texts = f"{config.card['texts']} ({config.card['output_tokens']} tokens)" if "texts" in config.card else "some"
     card = CARD.format(
-        layers=", ".join(map(str, config.layers)), positions=config.positions, what=what, texts=texts,
+        layers=", ".join(map(str, config.layers)), positions=config.positions, what=origin(config.card), texts=texts,
         megabytes=(folder / WEIGHTS).stat().st_size / 1e6, vocabulary=config.vocab_size, share=share, command=command,
         sets="Sets: " + ", ".join(f"{name} ({licence})" for name, licence in licences) + ".",
         threads=args.threads, max_tokens=args.max_tokens, table="\n".join(lines),
@@ -205,17 +208,18 @@ def write_card(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path)
+    parser.add_argument("out", type=Path, nargs="?")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--folder", type=Path, default=Path("src/paceline/speculators/smollm2-135m-instruct"))
     parser.add_argument("--prompts", type=int, default=8)
     parser.add_argument("--max-tokens", type=int, default=128)
     parser.add_argument("--threads", type=int, default=2)
     args: Any = parser.parse_args()
-    what = export(args.out, args.folder)
+    if args.out is not None:
+        export(args.out, args.folder)
     rows, share = measure(args.folder, questions(args.data, args.prompts), args.max_tokens, args.threads)
-    command = f"finish.py OUT --data DATA --prompts {args.prompts} --max-tokens {args.max_tokens}"
-    write_card(args.folder, what, rows, share, command, args)
+    command = f"finish.py --data DATA --prompts {args.prompts} --max-tokens {args.max_tokens}"
+    write_card(args.folder, rows, share, command, args)
     print((args.folder / "README.md").read_text(encoding="utf-8"))
 
 

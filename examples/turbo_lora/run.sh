@@ -18,7 +18,8 @@ train() { "$PYTHON" -m paceline train "$@" "${threads[@]}"; }
 [ -s "$WORK/train.jsonl" ] || "$PYTHON" "$here/prepare.py" "$task" "$DATA" "$WORK" --rows $rows --prompts $prompts
 if [ -s "$WORK/prompts.jsonl" ]; then
   train lora --data "$WORK/train.jsonl" --output "$WORK/lora"
-  train turbo --adapter "$WORK/lora" --data "$WORK/prompts.jsonl" --max-texts $prompts --output "$WORK/adapter"
+  # Most of an answer is its form: 8 positions reach from one decision to the next.
+  train turbo --adapter "$WORK/lora" --data "$WORK/prompts.jsonl" --max-texts $prompts --positions 8 --output "$WORK/adapter"
 else
   train turbo-lora --data "$WORK/train.jsonl" --output "$WORK/adapter"
 fi
