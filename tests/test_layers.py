@@ -134,7 +134,7 @@ def test_what_the_server_imports_stays_light(module: str) -> None:
     except ModuleNotFoundError:
         pytest.skip(f"{module} is not there")
     code = (
-        f"import sys, {module}; heavy = [m for m in ('torch', 'transformers') if m in sys.modules]; "
+        f"import sys, {module}; heavy = [m for m in ('torch', 'transformers', 'numpy') if m in sys.modules]; "
         "sys.exit(', '.join(heavy) if heavy else 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

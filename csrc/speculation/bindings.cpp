@@ -99,7 +99,7 @@ using Written = nb::ndarray<int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>
 using Confidence = nb::ndarray<float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 MarkovTerm markov_term(Matrix previous, Matrix next) {
-  if (next.shape(0) == 0 || next.shape(1) == 0 || previous.shape(0) != next.shape(0) || previous.shape(1) != next.shape(1))
+  if (next.size() == 0 || previous.shape(0) != next.shape(0) || previous.shape(1) != next.shape(1))
     throw std::invalid_argument("a Markov term is two matrices [vocabulary, rank]");
   return {{previous.data(), previous.data() + previous.size()}, {next.data(), next.data() + next.size()},
           static_cast<int>(next.shape(1))};

@@ -141,7 +141,8 @@ MarkovTerm::MarkovTerm(std::vector<float> previous, std::vector<float> next, int
     : previous_(std::move(previous)), next_(std::move(next)), rank_(rank), followers_(next_.size() / rank) {}
 
 float MarkovTerm::bias(int32_t before, int32_t token) const {
-  return dot(previous_.data() + static_cast<size_t>(before) * rank_, next_.data() + static_cast<size_t>(token) * rank_, rank_);
+  const size_t from = static_cast<size_t>(before) * rank_, to = static_cast<size_t>(token) * rank_;
+  return dot(previous_.data() + from, next_.data() + to, rank_);
 }
 
 void MarkovTerm::ask_for(int32_t token) const {
@@ -159,8 +160,8 @@ const std::vector<int32_t>& MarkovTerm::followers(int32_t before) {
   return found;
 }
 
-std::vector<BlockNode> grow_tree(const BlockLogits& logits, MarkovTerm& markov, int32_t before, int first,
-                                 int rows, int most) {
+std::vector<BlockNode> grow_tree(const BlockLogits& logits, MarkovTerm& markov, int32_t before, int first, int rows,
+                                 int most) {
   std::vector<BlockNode> tree;
   std::vector<Position> positions;
   for (int k = 0; k < rows; ++k) {

@@ -50,10 +50,11 @@ struct BlockNode {
 // none), whose depth `k` is predicted by row `first + k` of `rows` consecutive ones: likeliest paths first, parents
 // before children, of equally likely tokens the lowest. Nothing grows from the first row on that is not finite.
 //
-// Of a node's children the tokens' probabilities are the softmax of logits and bias over the position's candidates and the
-// node's followers: what nearly always stands behind a token need not look likely at its position. The survival logit is the speculator's own guess whether its best token is right: it has a say in what that is worth, and
-// the siblings share the rest.
-std::vector<BlockNode> grow_tree(const BlockLogits& logits, MarkovTerm& markov, int32_t before, int first,
-                                 int rows, int most);
+// Of a node's children the tokens' probabilities are the softmax of logits and bias over the position's candidates and
+// the node's followers: what nearly always stands behind a token need not look likely at its position. The survival
+// logit is the speculator's own guess whether its best token is right: it has a say in what that is worth, and the
+// siblings share the rest.
+std::vector<BlockNode> grow_tree(const BlockLogits& logits, MarkovTerm& markov, int32_t before, int first, int rows,
+                                 int most);
 
 }  // namespace paceline

@@ -91,8 +91,11 @@ def lay_out(
         size += sum(part.nbytes for part in parts)
         return backend.matrix(parts)
 
+    def part(name: str) -> FloatArray:
+        return np.ascontiguousarray(dense(name).float().numpy())
+
     def array(name: str) -> FloatArray:  # a copy: a part of the file would keep all of it in memory
-        return np.array(dense(name).float().numpy())
+        return part(name).copy()
 
     def vector(name: str) -> Vector:
         return backend.vector(dense(name).float())
@@ -100,7 +103,7 @@ def lay_out(
     def dense(name: str) -> torch.Tensor:
         return _dense(tensors[name])
 
-    tokens = np.array(dense("tokens").numpy())
+    tokens = dense("tokens").numpy().copy()
     matrices = {name: matrix(name) for name in ("from_embedding", "from_states", "qkv", "output", "gate", "up", "down")}
     return SpeculatorModel(
         config=config,
@@ -116,7 +119,7 @@ def lay_out(
         indices=_indices(tokens, config.target.vocab_size),
         state_scale=array("state_scale"),
         masks=array("masks"),
-        markov=MarkovTerm(array("markov_previous"), array("markov_next")),
+        markov=MarkovTerm(part("markov_previous"), part("markov_next")),  # copies them
         weights_bytes=size,
         **matrices,
     )
